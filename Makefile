@@ -1,0 +1,51 @@
+# The front door. Each target sets up what it needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13,$(if $(shell $(p) -c 'import sys; print("yes" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "")' 2>/dev/null),$(p))))
+BIN := .venv/bin
+TESTS ?= tests
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo demo-down
+demo: .venv/demo.stamp ## Deploy a real model to a device in a folder, update it, roll it back
+	@$(BIN)/python -m demo.run
+demo-down: ## Stop the demo and remove it
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo.down; else echo "no demo here"; fi
+
+.PHONY: test test-pythons check fix
+test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
+	$(BIN)/python -m pytest $(TESTS)
+test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
+	.ci/pythons
+check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing
+	.ci/check
+fix: .venv/dev.stamp ## Format, and mend what can be mended without thought
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench-quick
+bench-quick: .venv/dev.stamp ## Print what the gateway adds to a direct call of the runtime
+	@$(BIN)/python -m bench.quick
+
+.PHONY: models model-report
+models: ## Train and quantise the reference model again (about an hour)
+	models/build
+model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 test images
+	@PYTHON=$(abspath $(BIN))/python models/build --report
+
+.PHONY: collection reference lock clean
+collection: .venv/demo.stamp ## Build the Ansible collection surefoot.edge into dist/
+	$(BIN)/ansible-galaxy collection build --force --output-path dist .
+reference: .venv/demo.stamp ## Write the parts of docs/reference that the code itself knows
+	$(BIN)/python -m docs.reference.generate
+lock: ## Resolve the locks again (needs uv)
+	requirements/lock
+clean: demo-down ## Remove everything that was built here
+	rm -rf .venv .venv-models dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .ansible
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+.venv/%.stamp: requirements/%.lock app/pyproject.toml requirements/venv
+	@requirements/venv $* "$(PYTHON)"

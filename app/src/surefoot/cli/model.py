@@ -1,0 +1,253 @@
+"""``surefoot model``: the model's journey on this device, one command a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from surefoot.cli.output import device_config, emit, json_option
+
+# Everything of ours is imported inside the commands: `status` must answer before numpy could even load.
+
+
+@click.group()
+def model() -> None:
+    """Install, activate, confirm and roll back models on this device."""
+
+
+def _tell(as_json: bool) -> Any:
+    return (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}", err=True))
+
+
+repository_options = [
+    click.option("--version", required=True, help="MAJOR.MINOR.PATCH, or latest."),
+    click.option("--repository", required=True, help="A folder, file://, http:// or https://."),
+    click.option(
+        "--root",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The first trusted root.json; needed once on a device that has none.",
+    ),
+]
+
+
+def _with_repository(command: Any) -> Any:
+    for option in reversed(repository_options):
+        command = option(command)
+    return command
+
+
+@model.command()
+@click.argument("name")
+@_with_repository
+@json_option
+@click.pass_context
+def plan(context: click.Context, name: str, version: str, repository: str, root: Path | None, as_json: bool) -> None:
+    """Say what an install would do. No slot changes."""
+    from surefoot import update
+
+    made = update.plan(device_config(context), name, version, repository, root)
+    emit(
+        as_json,
+        made,
+        lambda: (
+            f"{made.name} {made.version} ({made.digest[:12]}), variant {made.variant}: "
+            + (", ".join(made.steps) or "already in a slot, nothing to do")
+        ),
+    )
+
+
+@model.command()
+@click.argument("name")
+@_with_repository
+@json_option
+@click.pass_context
+def install(context: click.Context, name: str, version: str, repository: str, root: Path | None, as_json: bool) -> None:
+    """Fetch a release, verify it, fill the inactive slot and make it pass its gate. Traffic does not move."""
+    from surefoot import update
+
+    done = update.install(device_config(context), name, version, repository, root, _tell(as_json))
+    word = "installed" if done.changed else "already installed"
+    emit(as_json, done, lambda: f"{done.name} {done.version} {word} in slot {done.slot} (variant {done.variant})")
+
+
+@model.command()
+@click.argument("name")
+@click.option("--version", help="Which release; without it, the one in the inactive slot.")
+@json_option
+@click.pass_context
+def activate(context: click.Context, name: str, version: str | None, as_json: bool) -> None:
+    """Let an installed release serve: on trial, or at once if this device confirmed it before."""
+    from surefoot import update
+
+    done = update.activate(device_config(context), name, version)
+    emit(as_json, done, lambda: _switched(done))
+
+
+@model.command()
+@click.argument("name")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Wait so many seconds for the evidence."
+)
+@json_option
+@click.pass_context
+def confirm(context: click.Context, name: str, wait_s: float, as_json: bool) -> None:
+    """End a trial well: from now on a rollback returns to this release."""
+    from surefoot import update
+
+    done = update.confirm(device_config(context), name, wait_s)
+    emit(as_json, done, lambda: _switched(done))
+
+
+@model.command()
+@click.argument("name")
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=1, show_default=True, help="How many confirmed releases back."
+)
+@click.option("--reason", default="", help="Kept in the history.")
+@json_option
+@click.pass_context
+def rollback(context: click.Context, name: str, steps: int, reason: str, as_json: bool) -> None:
+    """Return to what was confirmed before. Pulled updates then wait until the next activate."""
+    from surefoot import update
+
+    done = update.rollback(device_config(context), name, steps, reason)
+    emit(as_json, done, lambda: _switched(done))
+
+
+@model.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why; kept in the quarantine and the history.")
+@json_option
+@click.pass_context
+def reject(context: click.Context, name: str, reason: str, as_json: bool) -> None:
+    """Quarantine the active release on this device and return to the one before it."""
+    from surefoot import update
+
+    done = update.reject(device_config(context), name, reason)
+    emit(as_json, done, lambda: _switched(done))
+
+
+@model.command("lift-quarantine")
+@click.argument("name")
+@click.argument("digest")
+@json_option
+@click.pass_context
+def lift_quarantine(context: click.Context, name: str, digest: str, as_json: bool) -> None:
+    """Let a quarantined release be tried again. DIGEST may be its first characters."""
+    _store(context, name).lift_quarantine(digest)
+    emit(as_json, {"changed": True, "name": name, "digest": digest}, lambda: f"{name}: {digest} may be tried again")
+
+
+@model.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Needed, since nothing of the model is left on the device.")
+@json_option
+@click.pass_context
+def remove(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
+    """Take a model off the device: slots, archive and history."""
+    from surefoot import update
+    from surefoot.errors import BadRequest
+
+    if not yes:
+        raise BadRequest(f"removing {name} also removes what a rollback returns to", hint="say --yes")
+    changed = update.remove(device_config(context), name)
+    emit(as_json, {"changed": changed, "name": name}, lambda: f"{name} {'removed' if changed else 'was not there'}")
+
+
+@model.command()
+@click.argument("name", required=False)
+@json_option
+@click.pass_context
+def status(context: click.Context, name: str | None, as_json: bool) -> None:
+    """Show the slots of one model, or of all."""
+    from surefoot.slots.status import report
+    from surefoot.slots.store import Store
+
+    config = device_config(context)
+    names = [name] if name else Store.names(config.models_dir)
+    reports = [report(_store(context, each)) for each in names]
+    if name:
+        emit(as_json, reports[0], lambda: _status_text(reports[0]))
+    else:
+        emit(
+            as_json, {"models": reports}, lambda: "\n\n".join(map(_status_text, reports)) or "no models on this device"
+        )
+
+
+@model.command()
+@click.argument("name")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The latest so many events."
+)
+@json_option
+@click.pass_context
+def history(context: click.Context, name: str, limit: int, as_json: bool) -> None:
+    """Show what happened to a model, when and why."""
+    store = _store(context, name)
+    events = store.history(limit)
+    emit(
+        as_json,
+        {"name": name, "events": events},
+        lambda: (
+            "\n".join(
+                f"{event.time}  {event.what:<10} {event.slot or '-'}  {event.version or '-':<10} {event.reason}"
+                for event in events
+            )
+            or "nothing has happened yet"
+        ),
+    )
+
+
+@model.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def verify(context: click.Context, name: str, as_json: bool) -> int:
+    """Read every byte of the slots and the archive again. Exit status 4 where one is not what it was."""
+    found = _store(context, name).verify()
+    good = all(health.ok for health in found)
+    emit(
+        as_json,
+        {"name": name, "ok": good, "slots": found},
+        lambda: (
+            "\n".join(f"{health.where:<28} {'good' if health.ok else 'BAD: ' + health.problem}" for health in found)
+            or "nothing to verify"
+        ),
+    )
+    return 0 if good else 4
+
+
+def _store(context: click.Context, name: str) -> Any:
+    from surefoot.slots.store import Store
+
+    config = device_config(context)
+    return Store(config.models_dir, name, storage=config.storage, tries=config.trial.tries)
+
+
+def _switched(done: Any) -> str:
+    if done.slot is None:
+        return f"{done.name}: nothing is active"
+    where = "serving" if done.serving else "takes effect when the server starts"
+    return f"{done.name} {done.version} in slot {done.slot}: {done.status}, {where if done.changed else 'unchanged'}"
+
+
+def _status_text(found: Any) -> str:
+    active = found.active
+    lines = [f"{found.name}: " + (f"{active.version} ({active.status}, slot {active.slot})" if active else "not ready")]
+    for slot, content in sorted(found.slots.items()):
+        mark = "*" if active and active.slot == slot else " "
+        version = content.version or "-"
+        lines.append(
+            f" {mark} {slot}  {content.status:<10} {version:<10} {(content.digest or '')[:12]:<12} {content.variant or ''}"
+        )
+    if found.trial:
+        lines.append(f"   trial: try {found.trial.tries} of {found.trial.allowed}")
+    lines += [f"   before: {each.version} ({each.where})" for each in found.previous]
+    lines += [f"   quarantined: {each.version} {each.digest[:12]}: {each.reason}" for each in found.quarantine]
+    if found.held:
+        lines.append("   held: pulled updates wait until the next activate")
+    if found.problem:
+        lines.append(f"   problem: {found.problem}")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""The device's one typed configuration, read from a TOML file.
+
+Unknown keys are refused: a mistyped name must not pass silently.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from surefoot.durable import read_bounded
+from surefoot.errors import BadRequest, DeviceUnable
+
+DEFAULT_PATH = Path("/data/surefoot/surefoot.toml")
+ENVIRONMENT_VARIABLE = "SUREFOOT_CONFIG"
+MOST_CONFIG_BYTES = 64 * 1024
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=0, le=1 << 50)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: immutable, by name, nothing unknown."""
+
+
+class Gateway(Section, frozen=True, kw_only=True):
+    """Where clients talk to, and how much they may ask."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080  # 0: take a free one once, and keep it for later starts
+    most_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 32)] = 64 * 1024 * 1024
+    queue_depth: Annotated[int, Meta(ge=1, le=100_000)] = 64  # waiting for one worker; more get 503 with Retry-After
+    request_timeout_s: Seconds = 30.0
+    drain_timeout_s: Seconds = 30.0
+
+
+class Trial(Section, frozen=True, kw_only=True):
+    """What a new model must show before it is confirmed."""
+
+    tries: Annotated[int, Meta(ge=1, le=100)] = 3
+    min_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    min_inferences: Annotated[int, Meta(ge=1)] = 30
+
+
+class Storage(Section, frozen=True, kw_only=True):
+    """Bounds on what is kept."""
+
+    archive_bytes: Bytes = 256 * 1024 * 1024
+    steps_back: Annotated[int, Meta(ge=1, le=100)] = 2  # confirmed releases before the active one to keep within reach
+    history_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 256 * 1024
+    reserve_bytes: Bytes = 16 * 1024 * 1024  # left free on the data partition by every install
+
+
+class Runtime(Section, frozen=True, kw_only=True):
+    """How a runtime may use the machine."""
+
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    load_timeout_s: Seconds = 120.0
+
+
+class Trust(Section, frozen=True, kw_only=True):
+    """``clock``: ``auto`` asks the kernel whether time is synchronised; the others say so by decision."""
+
+    clock: Literal["auto", "trusted", "untrusted"] = "auto"
+    fetch_timeout_s: Seconds = 30.0
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole of ``surefoot.toml``."""
+
+    data_dir: Path = Path("/data/surefoot")
+    run_dir: Path = Path("/run/surefoot")
+    device_class: str = ""  # empty: generic-<architecture>
+    runtimes: Annotated[tuple[str, ...], Meta(min_length=1)] = ("onnxruntime", "tflite")  # in order of preference
+    gateway: Gateway = Gateway()
+    trial: Trial = Trial()
+    storage: Storage = Storage()
+    runtime: Runtime = Runtime()
+    trust: Trust = Trust()
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def trust_dir(self) -> Path:
+        return self.data_dir / "trust"
+
+    @property
+    def inbox_dir(self) -> Path:
+        return self.data_dir / "inbox"
+
+
+def default_device_class() -> str:
+    """``generic-amd64``, ``generic-arm64`` or ``macos-arm64``: what any machine is until its role says better."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return f"{'macos' if sys.platform == 'darwin' else 'generic'}-{machine}"
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration.
+
+    Args:
+        path: the file; ``None`` takes ``$SUREFOOT_CONFIG``, then ``/data/surefoot/surefoot.toml``.
+
+    Raises:
+        BadRequest: the file is missing, too long, not TOML, or has a key or value that is not known.
+    """
+    path = path or Path(os.environ.get(ENVIRONMENT_VARIABLE, DEFAULT_PATH))
+    try:
+        config = msgspec.toml.decode(read_bounded(path, MOST_CONFIG_BYTES), type=Config, dec_hook=_decode)
+    except OSError as error:
+        raise BadRequest(
+            f"cannot read the configuration {path}",
+            found=str(error.strerror),
+            hint=f"name it with --config or ${ENVIRONMENT_VARIABLE}",
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, DeviceUnable) as error:
+        raise BadRequest(f"the configuration {path} is not valid", found=str(error)) from error
+    base = path.parent.resolve()
+    return msgspec.structs.replace(
+        config,
+        data_dir=base / config.data_dir,
+        run_dir=base / config.run_dir,
+        device_class=config.device_class or default_device_class(),
+    )
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"{value!r} is not a {kind.__name__}")

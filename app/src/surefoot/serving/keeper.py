@@ -1,0 +1,198 @@
+"""One model kept alive: started at boot, restarted with back-off, and a trial that dies sent back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from surefoot.config import Config
+from surefoot.durable import Disk
+from surefoot.errors import DeviceUnable, SurefootError
+from surefoot.serving.process import epitaph
+from surefoot.serving.status import SwapReport
+from surefoot.serving.swap import ModelSwap, NotLoaded, Serving, Traffic
+from surefoot.slots.store import Store, TriesUsedUp
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 30.0
+HEALTHY_S = 60.0  # a worker that served so long starts the back-off anew
+OPERATION_WAIT_S = 60.0
+OPERATION_POLL_S = 0.1
+MOST_RETURNS = 3  # trial to confirmed, and what may go wrong on the way
+
+log = logging.getLogger("surefoot.supervisor")
+
+
+class OperationRunning(DeviceUnable):
+    """Another process changes the store now."""
+
+
+class ModelKeeper:
+    """Sees to it that a model's active release is what serves."""
+
+    def __init__(self, config: Config, name: str, traffic: Traffic) -> None:
+        self._config = config
+        self._store = open_store(config, name)
+        self.swap = ModelSwap(config, self._store, traffic)
+        self.restarts = 0
+        self.reason = ""
+        self.loading = False
+        self._backoff_s = BACKOFF_FIRST_S
+        self._watching: dict[int, asyncio.Task[None]] = {}
+        self._retrying: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The model."""
+        return self._store.name
+
+    @property
+    def current(self) -> Serving | None:
+        """What serves now."""
+        return self.swap.current
+
+    async def boot(self) -> None:
+        """Recover the store and start what it wants; a trial that fails gives way to what is confirmed."""
+        self.loading = True
+        try:
+            recovery = await asyncio.to_thread(self._store.recover)
+            for action in recovery.actions:
+                log.info("%s: %s", self.name, action)
+            await self._return_to_service()
+        except SurefootError as error:
+            self._failed(error)
+            self._retry()
+        finally:
+            self.loading = False
+
+    async def align(self) -> SwapReport:
+        """Swap as asked from outside. A failure is reported, and the caller judges it in the store."""
+        self.loading = True
+        try:
+            report = await self.swap.align()
+        except SurefootError as error:
+            log.warning("%s: %s", self.name, error)
+            if self.current is None:
+                self.reason = str(error)
+                self._retry()
+            return SwapReport(name=self.name, swapped=False, reason=str(error))
+        finally:
+            self.loading = False
+        self._succeeded()
+        return report
+
+    async def _return_to_service(self) -> None:
+        for _ in range(MOST_RETURNS):
+            try:
+                await self.swap.align()
+            except TriesUsedUp as error:
+                if not await self._end_trial(None, str(error), evidence=False):
+                    raise
+            except NotLoaded as error:
+                self.reason = str(error)
+                reason = f"it could not be taken into service: {error}"
+                if not await self._end_trial(error.digest, reason, evidence=error.evidence):
+                    raise
+            else:
+                self._succeeded()
+                return
+        raise DeviceUnable(f"{self.name}: no release could be taken into service", found=self.reason)
+
+    def _succeeded(self) -> None:
+        self.reason = ""
+        current = self.current
+        if current is not None and current.worker.number not in self._watching:
+            watch = asyncio.get_running_loop().create_task(self._watch(current))
+            self._watching[current.worker.number] = watch
+
+    def _failed(self, error: SurefootError) -> None:
+        self.reason = str(error)
+        log.error("%s: %s", self.name, error)
+
+    async def _watch(self, serving: Serving) -> None:
+        code = await serving.worker.process.wait()
+        self._watching.pop(serving.worker.number, None)
+        if not self.swap.forget(serving.worker):
+            return  # it was relieved before: an orderly end
+        if time.monotonic() - serving.since_s > HEALTHY_S:
+            self._backoff_s = BACKOFF_FIRST_S
+        self.restarts += 1
+        error = DeviceUnable(f"the worker of {self.name} {serving.loaded.version} died", found=epitaph(code))
+        self._failed(error)
+        with contextlib.suppress(SurefootError):
+            await self._end_trial(serving.loaded.digest, f"{error}, on trial", evidence=True)
+        self._retry()
+
+    async def _end_trial(self, digest: str | None, reason: str, *, evidence: bool) -> bool:
+        """Send the trial back, if it still runs and is of that release (``None``: of whichever).
+
+        Whoever else changes which slot serves holds the store's operation, so that between the look and the change
+        nobody can: a rejection must never hit the confirmed release. An activation that is just ending is waited for.
+
+        Returns:
+            Whether there was such a trial.
+
+        Raises:
+            DeviceUnable: another operation went on for too long, or the disk takes no writes.
+        """
+        deadline = time.monotonic() + OPERATION_WAIT_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._end_trial_now, digest, reason, evidence)
+            except OperationRunning:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(OPERATION_POLL_S)
+
+    def _end_trial_now(self, digest: str | None, reason: str, evidence: bool) -> bool:
+        store = open_store(self._config, self.name)  # an object is for one thread
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(store.operation("end the trial"))
+            except DeviceUnable as error:
+                raise OperationRunning(error.what, found=error.found, hint=error.hint) from error
+            state = store.read()
+            if state.trial is None or state.serving is None or digest not in (None, state.serving.digest):
+                return False
+            if evidence:
+                store.reject(reason)
+            else:
+                store.revert(reason)
+            return True
+
+    def _retry(self) -> None:
+        if self._retrying is None or self._retrying.done():
+            self._retrying = asyncio.get_running_loop().create_task(self._retry_until_it_serves())
+
+    async def _retry_until_it_serves(self) -> None:
+        while True:
+            await asyncio.sleep(self._backoff_s)
+            self._backoff_s = min(2 * self._backoff_s, BACKOFF_MOST_S)
+            if self.current is not None:
+                return  # a swap from outside was quicker
+            self.loading = True
+            try:
+                await self._return_to_service()
+                return
+            except SurefootError as error:
+                self._failed(error)
+                with contextlib.suppress(SurefootError):
+                    await asyncio.to_thread(self._store.recover)  # the slot itself may be damaged
+            finally:
+                self.loading = False
+
+    async def close(self) -> None:
+        """Stop watching and let the workers go."""
+        for task in (self._retrying, *self._watching.values()):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await self.swap.close()
+
+
+def open_store(config: Config, name: str) -> Store:
+    """The slot store of one model."""
+    return Store(config.models_dir, name, disk=Disk(), storage=config.storage, tries=config.trial.tries)

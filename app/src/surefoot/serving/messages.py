@@ -1,0 +1,162 @@
+"""What the supervisor and the gateway ask a worker, and what it answers. MessagePack arrays, tagged by name."""
+
+from __future__ import annotations
+
+import msgspec
+
+from surefoot.errors import BadRequest, DeviceUnable, SurefootError, TransportFailed, UntrustedRelease
+from surefoot.release.manifest import DataType, Tensor
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of every message."""
+
+
+class TensorHead(Message, frozen=True):
+    """One tensor of the payload: they lie there in order, C order, little endian."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+
+class Load(Message, frozen=True, tag="load"):
+    """Load one variant from a slot directory, after checking it against ``digest``. Sent once, first."""
+
+    directory: str
+    lock: str  # flock, held shared as long as the worker lives; empty for none
+    digest: str  # SHA-256 of manifest.json, the release's digest
+    variant: str
+    threads: int
+    provider: str = ""
+
+
+class Attach(Message, frozen=True, tag="attach"):
+    """Serve the descriptor that comes with this frame too."""
+
+
+class Golden(Message, frozen=True, tag="golden"):
+    """Run every golden case once, then go round them again until ``samples`` latencies are taken."""
+
+    samples: int
+
+
+class Infer(Message, frozen=True, tag="infer"):
+    """One inference. ``deadline_s`` is on CLOCK_MONOTONIC, which all processes of a machine share."""
+
+    id: int
+    deadline_s: float
+    inputs: tuple[TensorHead, ...]
+    outputs: tuple[str, ...] = ()  # empty: all
+
+
+class Classify(Message, frozen=True, tag="classify"):
+    """One encoded picture, the payload, to a label."""
+
+    id: int
+    deadline_s: float
+
+
+Question = Load | Attach | Golden | Infer | Classify
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+class Loaded(Message, frozen=True, tag="loaded"):
+    """The model is loaded and warm."""
+
+    name: str
+    version: str
+    digest: str
+    variant: str
+    runtime: str
+    runtime_version: str
+    provider: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    labels: tuple[str, ...]
+    classifies: bool  # pictures can be sent
+    stateless: bool
+    load_s: float
+    memory_bytes: int
+
+
+class GoldenCase(Message, frozen=True):
+    """What one golden case gave, or why it gave nothing."""
+
+    id: str
+    outputs: tuple[TensorHead, ...] = ()
+    error: str = ""
+
+
+class GoldenRun(Message, frozen=True, tag="golden-run"):
+    """All golden cases; the payload holds their outputs in order. Latencies are of the runtime call alone."""
+
+    cases: tuple[GoldenCase, ...]
+    latencies_ms: tuple[float, ...]
+    memory_bytes: int
+
+
+class Attached(Message, frozen=True, tag="attached"):
+    """The new descriptor is being served."""
+
+
+class Inferred(Message, frozen=True, tag="inferred"):
+    """Outputs, in the payload."""
+
+    id: int
+    outputs: tuple[TensorHead, ...]
+    run_ms: float
+
+
+class Classified(Message, frozen=True, tag="classified"):
+    """The calibrated answer."""
+
+    id: int
+    label_index: int
+    label: str
+    confidence: float
+    probabilities: tuple[float, ...]
+    run_ms: float
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The question could not be answered. ``evidence``: the release itself is at fault, not the device."""
+
+    id: int
+    family: str
+    what: str
+    found: str = ""
+    expected: str = ""
+    hint: str = ""
+    evidence: bool = False
+
+
+Answer = Loaded | GoldenRun | Attached | Inferred | Classified | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+encode = _encoder.encode
+decode_question = _questions.decode
+decode_answer = _answers.decode
+
+_FAMILIES: dict[str, type[SurefootError]] = {
+    family.__name__: family for family in (UntrustedRelease, DeviceUnable, BadRequest, TransportFailed)
+}
+
+
+def failure(request_id: int, error: SurefootError, evidence: bool = False) -> Failed:
+    """An error for the wire."""
+    family = next((name for name, kind in _FAMILIES.items() if isinstance(error, kind)), DeviceUnable.__name__)
+    return Failed(request_id, family, error.what, error.found, error.expected, error.hint, evidence)
+
+
+def error_of(failed: Failed) -> SurefootError:
+    """The error that :func:`failure` was given, of its family."""
+    family = _FAMILIES.get(failed.family, DeviceUnable)
+    return family(failed.what, found=failed.found, expected=failed.expected, hint=failed.hint)

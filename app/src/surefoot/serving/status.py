@@ -1,0 +1,70 @@
+"""What the supervisor says of itself: for ``surefoot status``, ``/status.json``, the page, the metrics and a swap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: what serves (``None`` where nothing does), and what its slot store says.
+
+    ``state``: ``serving``, ``loading``, ``failed`` (a retry follows) or ``empty`` (nothing is active).
+    ``inferences`` to ``p99_ms`` and ``uptime_s`` are those of the worker that serves now.
+    ``slots`` is the store's own report (``surefoot model status``), ``events`` its last events, newest last.
+    """
+
+    name: str
+    state: str
+    ready: bool = False
+    reason: str = ""
+    version: str | None = None
+    digest: str | None = None
+    variant: str | None = None
+    slot: str | None = None
+    runtime: str | None = None
+    runtime_version: str | None = None
+    provider: str | None = None
+    pid: int | None = None
+    uptime_s: float = 0.0
+    load_s: float = 0.0
+    memory_bytes: int = 0
+    inferences: int = 0
+    failures: int = 0
+    in_flight: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    restarts: int = 0
+    slots: dict[str, Any] = {}
+    events: list[Any] = []
+
+
+class ServingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole server. ``problem`` is why it is not ready, empty when it is."""
+
+    version: str
+    pid: int
+    url: str
+    http_socket: str
+    admin_socket: str
+    started_at: str
+    uptime_s: float
+    ready: bool
+    problem: str
+    gateway_pid: int | None
+    gateway_restarts: int
+    models: tuple[ModelServing, ...]
+
+
+class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a swap came to. ``swapped``: what the store wants is what serves (``reason`` says why if not)."""
+
+    name: str
+    slot: str | None = None
+    version: str | None = None
+    digest: str | None = None
+    load_s: float = 0.0
+    golden: dict[str, int] = {}
+    swapped: bool
+    reason: str = ""

@@ -1,0 +1,109 @@
+"""The state made again from what lies on the disk, when both copies are lost. Never blank, never promoting. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from surefoot.slots.content import Record
+from surefoot.slots.plan import safe
+from surefoot.slots.state import (
+    MOST_KNOWN,
+    MOST_LINEAGE,
+    MOST_QUARANTINED,
+    SLOTS,
+    Event,
+    Refused,
+    ReleaseRef,
+    Slot,
+    SlotState,
+    State,
+    advance,
+    newest,
+)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the disk still tells. ``slots``: the records of slots whose content is what the record says."""
+
+    slots: dict[Slot, Record]
+    archived: tuple[Record, ...]
+    history: tuple[Event, ...]
+    quarantine: tuple[Refused, ...]
+    records: tuple[Record, ...] = ()  # of slots, whatever their content
+    keep: int = MOST_LINEAGE  # as in table.Change
+
+
+def rebuild(name: str, found: Found) -> State:
+    """The state that the disk proves: confirmed is only what its record or the history says was confirmed."""
+    quarantine = _quarantine(found)
+    refused = {entry.digest for entry in quarantine}
+    lineage: tuple[ReleaseRef, ...] = ()
+    known: tuple[ReleaseRef, ...] = ()
+    floor: str | None = None
+    held, generation = False, 0
+    for event in found.history:
+        lineage = _replay(lineage, event, found.keep)
+        if event.what == "confirmed":
+            known = advance(known, _ref(event), MOST_KNOWN)
+        held, generation = event.held, max(generation, event.generation)
+    last = generation
+    every = sorted((*found.records, *found.archived), key=lambda record: record.order)
+    for record in every:
+        floor, generation = newest(floor, record.floor), max(generation, record.order)
+        if record.ever_confirmed and record.release.digest not in {ref.digest for ref in known}:
+            known = (record.release, *known)
+        if record.ever_confirmed and record.order > last:
+            lineage = advance(lineage, record.release, found.keep)
+    floor = newest(floor, *(ref.version for ref in known))
+    lineage = tuple(ref for ref in lineage if ref.digest not in refused)
+    confirmed = {ref.digest for ref in known} - refused
+    slots: dict[Slot, SlotState] = {}
+    for slot in SLOTS:
+        here = found.slots.get(slot)
+        if here is None or here.release.digest in refused:
+            slots[slot] = SlotState()
+        else:
+            slots[slot] = SlotState("confirmed" if here.release.digest in confirmed else "staged", here.release)
+    state = State(
+        name,
+        generation=generation,
+        slots=slots,
+        lineage=lineage,
+        floor=floor,
+        held=held,
+        known=known[-MOST_KNOWN:],
+        quarantine=quarantine,
+        problem="the state was lost and no slot holds a confirmed release",
+    )
+    state = safe(state)
+    if state.serving is None:
+        return state
+    places = [place for place, ref in enumerate(lineage) if ref.digest == state.serving.digest]
+    lineage = lineage[: places[0] + 1] if places else advance(lineage, state.serving, MOST_LINEAGE)
+    result: State = msgspec.structs.replace(state, lineage=lineage, problem="")
+    return result
+
+
+def _ref(event: Event) -> ReleaseRef:
+    return ReleaseRef(event.version, event.digest, event.variant)
+
+
+def _replay(lineage: tuple[ReleaseRef, ...], event: Event, keep: int) -> tuple[ReleaseRef, ...]:
+    if event.what == "confirmed":
+        return advance(lineage, _ref(event), keep)
+    if event.what in ("rejected", "lost"):
+        lineage = tuple(ref for ref in lineage if ref.digest != event.digest)
+    if event.what in ("rejected", "lost", "rolled back"):
+        places = [place for place, ref in enumerate(lineage) if ref.digest == event.serving]
+        return lineage[: places[0] + 1] if places else lineage
+    return lineage
+
+
+def _quarantine(found: Found) -> tuple[Refused, ...]:
+    entries = {entry.digest: entry for entry in found.quarantine}
+    for event in found.history:
+        if event.what in ("rejected", "refused"):
+            entries.setdefault(event.digest, Refused(event.digest, event.version, event.reason, event.time))
+        elif event.what == "quarantine lifted":
+            entries.pop(event.digest, None)
+    return tuple(entries.values())[-MOST_QUARANTINED:]

@@ -1,0 +1,138 @@
+"""Recovery on disk: look, ask ``plan.recover`` what to do, do it, look again until nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+
+from surefoot.durable import TEMPORARY_PREFIX
+from surefoot.errors import DeviceUnable, SurefootError
+from surefoot.slots import table
+from surefoot.slots.content import fault
+from surefoot.slots.filling import Filler
+from surefoot.slots.journal import Journal
+from surefoot.slots.operation import Operation
+from surefoot.slots.plan import Content, Facts, Step, recover
+from surefoot.slots.sealed import NewerFormat
+from surefoot.slots.state import SLOTS, Slot, State
+
+MOST_ROUNDS = 16
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """``actions``: what was done, in words; empty when all was well.
+
+    ``written``: false where the disk takes no writes; then ``state`` is what is true all the same.
+    """
+
+    state: State
+    actions: list[str]
+    written: bool = True
+
+
+class Recoverer:
+    """Recovers one model's slots."""
+
+    def __init__(self, journal: Journal, filler: Filler, operation: Operation) -> None:
+        self._journal, self._filler, self._operation = journal, filler, operation
+        self._layout = journal.layout
+
+    def recover(self) -> Recovery:
+        """See ``Store.recover``."""
+        actions: list[str] = []
+        try:
+            with self._alone() as alone:
+                for _ in range(MOST_ROUNDS):
+                    state = self._repaired(actions)
+                    steps = [one for one in recover(state, self.look(state, busy=not alone)) if one.kind != "drop"]
+                    if not steps:
+                        break
+                    for step in steps:
+                        self._do(step, actions)
+                if alone:
+                    actions += self.tidy()
+            return Recovery(self._journal.read(), actions)
+        except NewerFormat:
+            raise
+        except DeviceUnable as error:
+            return self._unwritten(actions, error)
+
+    def _repaired(self, actions: list[str]) -> State:
+        before = self._journal.copies.load()
+        with self._journal.changing() as state:
+            if state.event is not None and (before is None or before.state.generation != state.generation):
+                actions.append(f"{state.event.what}: {state.event.reason}")
+            return state
+
+    def look(self, state: State, *, busy: bool) -> Facts:
+        """What is on the disk, every byte of the slots read."""
+        content: dict[Slot, Content] = {}
+        for slot in SLOTS:
+            release = state.slots[slot].release
+            if not self._layout.slot(slot).exists():
+                content[slot] = "none"
+            elif release is not None and fault(self._layout.slot(slot), release) is None:
+                content[slot] = "whole"
+            else:
+                content[slot] = "broken"
+        return Facts(content, self._journal.archive.digests(), busy)
+
+    def tidy(self) -> list[str]:
+        """Remove what no slot and no step back needs. The caller holds the operation."""
+        with self._journal.changing() as state:
+            pass
+        actions = self._journal.archive.prune(state)
+        for slot in SLOTS:
+            left = [self._layout.slot(slot), self._layout.slot_record(slot), self._layout.filling(slot)]
+            debris = state.slots[slot].status == "empty" and any(path.exists() for path in left)
+            if debris and self._filler.discard_if_free(slot):
+                actions.append(f"removed what was left in slot {slot}")
+        for path in self._layout.root.glob(f"{TEMPORARY_PREFIX}*"):
+            if path.is_dir():
+                self._journal.disk.remove_directory(path)
+        return actions
+
+    def _do(self, step: Step, actions: list[str]) -> None:
+        actions.append(step.why)
+        if step.kind == "heal":
+            self._heal(step, actions)
+        elif step.kind != "drop":  # that is tidied up at the end, when nobody has it open
+            self._journal.change(table.Change(step.kind, step.slot, reason=step.why))
+
+    def _heal(self, step: Step, actions: list[str]) -> None:
+        entry = self._journal.archive.find(step.release.digest) if step.release else None
+        if entry is None or entry.record is None:
+            return
+        try:
+            slot = self._filler.restore(entry)
+        except SurefootError as error:
+            if fault(entry.path, entry.record.release) is None:
+                raise
+            actions.append(f"the archived {step.release} is damaged and removed: {error}")
+            self._journal.archive.remove(entry)
+            return
+        actions.append(f"slot {slot} holds {step.release} again")
+        if step.serve and self._journal.read().active != slot:
+            self._journal.change(table.Change("activate", slot, reason=step.why))
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """The operation lock if it is free: what another process is filling must not be taken for debris."""
+        with ExitStack() as stack:
+            alone = True
+            try:
+                stack.enter_context(self._operation.holding("recover"))
+            except DeviceUnable:
+                alone = False
+            yield alone
+
+    def _unwritten(self, actions: list[str], error: DeviceUnable) -> Recovery:
+        """What is true, told without writing it: the confirmed slot serves."""
+        state = self._journal.read()
+        facts = self.look(state, busy=False)
+        for step in recover(state, msgspec.structs.replace(facts, archived=())):
+            if step.kind != "drop" and step.kind != "heal":
+                state = table.apply(state, table.Change(step.kind, step.slot, reason=step.why))
+        return Recovery(state, [*actions, f"could not be written: {error}"], written=False)

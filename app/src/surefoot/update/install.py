@@ -1,0 +1,241 @@
+"""From a repository to a slot whose gate has passed. Nothing here moves traffic."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from surefoot import __version__
+from surefoot.config import Config
+from surefoot.durable import Disk, read_bounded
+from surefoot.errors import DeviceUnable, UntrustedRelease
+from surefoot.release import manifest as manifests
+from surefoot.release.download import download
+from surefoot.release.manifest import Manifest, Variant
+from surefoot.release.source import Source, open_source
+from surefoot.release.trust import Trusted, TrustStore
+from surefoot.serving.proving import Proof, prove
+from surefoot.slots.state import Slot
+from surefoot.slots.store import Store
+
+MOST_ROOT_BYTES = 512 * 1024
+Tell = Callable[[str], None]
+
+
+class GateFailed(DeviceUnable):
+    """The release is genuine, but this device saw it fail a check that it must pass."""
+
+
+class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an install did. ``gate`` is ``None`` where the slot had passed it before."""
+
+    changed: bool
+    name: str
+    slot: str
+    version: str
+    digest: str
+    variant: str
+    freshness: str
+    gate: Proof | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an install would do, found out without changing a slot."""
+
+    name: str
+    version: str
+    digest: str
+    variant: str
+    freshness: str
+    steps: tuple[str, ...]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A release this device may believe, with the variant made for it. ``data``: the manifest's bytes as published."""
+
+    manifest: Manifest
+    data: bytes
+    digest: str
+    variant: Variant
+
+
+def open_store(config: Config, name: str, disk: Disk | None = None) -> Store:
+    """The slot store of one model, bounded as the configuration says."""
+    return Store(config.models_dir, name, disk=disk or Disk(), storage=config.storage, tries=config.trial.tries)
+
+
+def plan(config: Config, name: str, version: str, repository: str, root: Path | None = None) -> Plan:
+    """Find out what :func:`install` would do: the release is looked up, believed or refused, and matched to the device.
+
+    Nothing on the device changes: trust is walked in a copy. Raises what :func:`install` raises before it fills a slot.
+    """
+    store = open_store(config, name)
+    with tempfile.TemporaryDirectory(prefix="surefoot-plan-") as folder:
+        copy = msgspec.structs.replace(config, data_dir=Path(folder))
+        if config.trust_dir.is_dir():
+            shutil.copytree(config.trust_dir, copy.trust_dir)
+        trusted, source = _believe(copy, repository, root)
+        candidate = _candidate(copy, name, version, trusted, source)
+    held = store.admit(candidate.manifest, candidate.digest)
+    return Plan(
+        name=name,
+        version=candidate.manifest.version,
+        digest=candidate.digest,
+        variant=candidate.variant.id,
+        freshness=trusted.freshness,
+        steps=("fetch", "fill", "gate") if held is None else (),
+    )
+
+
+def install(
+    config: Config, name: str, version: str, repository: str, root: Path | None = None, tell: Tell = lambda line: None
+) -> InstallReport:
+    """Bring a release into the inactive slot and make it pass its gate. What serves goes on serving.
+
+    Args:
+        config: the device.
+        name: the model.
+        version: MAJOR.MINOR.PATCH, or ``latest``.
+        repository: folder, ``file://``, ``http://`` or ``https://``.
+        root: the first trusted root, needed once on a device that has none.
+        tell: called with a line for people at each step.
+
+    Raises:
+        UntrustedRelease: the repository or the release must not be believed, or has nothing for this device.
+        DeviceUnable: a trial runs, no space, another operation runs.
+        GateFailed: the model does not load here, disagrees with its golden cases, or breaks its budget.
+        TransportFailed: bytes did not arrive; what did is kept for the next try.
+    """
+    store = open_store(config, name)
+    with store.operation("install"):
+        store.recover()
+        _refuse_during_trial(store)
+        trusted, source = _believe(config, repository, root)
+        tell(f"trust: metadata verified, freshness {trusted.freshness}")
+        candidate = _candidate(config, name, version, trusted, source)
+        manifest, variant = candidate.manifest, candidate.variant
+        tell(f"release: {name} {manifest.version} ({candidate.digest[:12]}), variant {variant.id}")
+        held = store.admit(manifest, candidate.digest)
+        if held is not None:
+            return _report(name, held, candidate, trusted)
+        inbox = _inbox(config, candidate)
+        wanted = (variant.artifact, manifest.golden.file, manifest.card.file)
+        store.check_room(2 * sum(file.length_bytes for file in wanted))  # once in the inbox, once in the slot
+        files = {manifests.FILE_NAME: inbox / manifests.FILE_NAME}
+        for file in wanted:
+            tell(f"fetch: {file.name}, {file.length_bytes:,} bytes")
+            target = f"{name}/{manifest.version}/{file.name}"
+            _agree(trusted, target, file)
+            files[file.name] = download(source, trusted, target, inbox, Disk())
+        slot = store.fill(manifest, candidate.data, variant.id, files)
+        tell(f"slot {slot}: filled and verified")
+        shutil.rmtree(inbox, ignore_errors=True)
+        proof = _gate(config, store, slot, manifest, variant)
+        tell(f"gate: {proof.summary()}")
+        return _report(name, slot, candidate, trusted, proof)
+
+
+def _report(name: str, slot: Slot, candidate: Candidate, trusted: Trusted, gate: Proof | None = None) -> InstallReport:
+    return InstallReport(
+        changed=gate is not None,
+        name=name,
+        slot=slot,
+        version=candidate.manifest.version,
+        digest=candidate.digest,
+        variant=candidate.variant.id,
+        freshness=trusted.freshness,
+        gate=gate,
+    )
+
+
+def _believe(config: Config, repository: str, root: Path | None) -> tuple[Trusted, Source]:
+    disk = Disk()
+    disk.make_directory(config.trust_dir)
+    trust = TrustStore(config.trust_dir, disk)
+    if root is not None:
+        try:
+            trust.initialise(read_bounded(root, MOST_ROOT_BYTES))
+        except OSError as error:
+            raise DeviceUnable(f"cannot read the root of trust {root}", found=str(error.strerror)) from error
+    source = open_source(repository, config.trust.fetch_timeout_s)
+    return trust.refresh(source, config.trust.clock), source
+
+
+def _candidate(config: Config, name: str, version: str, trusted: Trusted, source: Source) -> Candidate:
+    versions = trusted.versions(name)
+    wanted = versions[-1] if version == "latest" and versions else version
+    if wanted not in versions:
+        raise UntrustedRelease(
+            f"the repository has no release {name} {wanted}",
+            found=", ".join(versions) or "no release of that model",
+            hint="publish it, or ask for one of those",
+        )
+    inbox = config.inbox_dir / f"{name}-{wanted}"
+    Disk().make_directory(inbox)
+    path = download(source, trusted, f"{name}/{wanted}/{manifests.FILE_NAME}", inbox, Disk())
+    data = read_bounded(path, manifests.MOST_MANIFEST_BYTES)
+    manifest = manifests.decode(data)
+    if (manifest.name, manifest.version) != (name, wanted):
+        raise UntrustedRelease(
+            "the manifest speaks of another release than the one it was published as",
+            found=f"{manifest.name} {manifest.version}",
+            expected=f"{name} {wanted}",
+        )
+    if manifests.version_key(manifest.minimum_app_version) > manifests.version_key(__version__):
+        raise DeviceUnable(
+            f"release {name} {wanted} needs a newer app",
+            found=__version__,
+            expected=f"{manifest.minimum_app_version} or newer",
+            hint="update the app first",
+        )
+    variant = manifests.select_variant(manifest, config.device_class, config.runtimes)
+    return Candidate(manifest, data, manifests.digest(data), variant)
+
+
+def _agree(trusted: Trusted, target: str, file: manifests.File) -> None:
+    """The signed metadata and the manifest must say the same of a file."""
+    listed = trusted.target(target)
+    if (listed.hashes.get("sha256"), listed.length) != (file.sha256, file.length_bytes):
+        raise UntrustedRelease(
+            f"the manifest and the signed metadata disagree about {file.name}",
+            found=f"{file.sha256[:12]}, {file.length_bytes} bytes in the manifest",
+            expected=f"{str(listed.hashes.get('sha256'))[:12]}, {listed.length} bytes",
+        )
+
+
+def _inbox(config: Config, candidate: Candidate) -> Path:
+    return config.inbox_dir / f"{candidate.manifest.name}-{candidate.manifest.version}"
+
+
+def _refuse_during_trial(store: Store) -> None:
+    state = store.read()
+    if state.trial is not None and state.active is not None:
+        release = state.slots[state.active].release
+        raise DeviceUnable(
+            "an install during a trial is refused: the other slot holds the model to fall back to",
+            found=f"{release.version if release else '?'} is on trial in slot {state.active}",
+            hint="confirm it, reject it or roll it back first",
+        )
+
+
+def _gate(config: Config, store: Store, slot: Slot, manifest: Manifest, variant: Variant) -> Proof:
+    try:
+        proof = prove(config, store.slot_path(slot), manifest, variant)
+    except DeviceUnable as error:
+        store.refuse(slot, str(error), evidence=False)
+        raise
+    if not proof.passed:
+        reason = "; ".join(proof.reasons)
+        store.refuse(slot, reason, evidence=True)
+        raise GateFailed(
+            f"{manifest.name} {manifest.version} failed its gate on this device and is quarantined",
+            found=reason,
+            expected="loads, agrees with its golden cases, keeps its budget",
+            hint="what served goes on serving; release a corrected version",
+        )
+    store.mark_ready(slot)
+    return proof

@@ -1,0 +1,50 @@
+"""Devices in the situations that operations start from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.slots import kit
+from tests.crash.cuts import FastDisk
+
+MEMORY = Path("/dev/shm")
+Releases = dict[str, kit.Release]
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    folder = tmp_path_factory.mktemp("releases")
+    return {version: kit.make_release(folder, version) for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0", "9.0.0")}
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: these tests copy small devices thousands of times."""
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def device(scratch: Path, releases: Releases) -> Callable[..., Path]:
+    """``device("1.0.0", "2.0.0", trial="3.0.0")``: those confirmed one after the other, and then one on trial."""
+
+    def make(*confirmed: str, ready: str | None = None, trial: str | None = None) -> Path:
+        folder = scratch / "prepared"
+        store = kit.open_store(folder, FastDisk())
+        (folder / "models").mkdir(parents=True)
+        kit.deploy(store, *(releases[version] for version in confirmed))
+        if ready:
+            kit.install(store, releases[ready])
+        if trial:
+            kit.put_on_trial(store, releases[trial])
+        return folder
+
+    return make

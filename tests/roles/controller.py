@@ -1,0 +1,123 @@
+"""Runs Ansible as an operator would, with its own files in a folder of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+INVENTORY = ROOT / "inventory" / "demo"
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a playbook ended. ``changed``: tasks that changed something, each in its words."""
+
+    status: int
+    out: str
+    changed: list[str]
+    counts: dict[str, dict[str, int]]
+
+
+@dataclass
+class Controller:
+    """Where Ansible runs. ``folder``: its home, its temporary files, the installed collection's place."""
+
+    folder: Path
+    tarball: Path | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+    bin: Path = Path(sys.executable).parent
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        return {
+            **kept,
+            "PATH": f"{self.bin}{os.pathsep}{os.environ.get('PATH', '')}",
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_HOME": str(self.folder / "home"),
+            "ANSIBLE_REMOTE_TMP": str(self.folder / "remote"),
+            "ANSIBLE_NOCOLOR": "true",
+        }
+
+    def command(self, *command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=cwd, env={**self.environment(), **environment}, capture_output=True, text=True, check=True
+        )
+
+    @property
+    def installed(self) -> Path:
+        """The folder of the collection installed from its tarball, away from the clone."""
+        place = self.folder / "collections"
+        collection = place / "ansible_collections" / "surefoot" / "edge"
+        if not collection.exists():
+            self.command(
+                "ansible-galaxy", "collection", "install", str(self.tarball), "-p", str(place), "--offline",
+                cwd=self.folder, ANSIBLE_COLLECTIONS_PATH=str(place),
+            )  # fmt: skip
+        return collection
+
+    def play(
+        self, playbook: str, *arguments: str, way: str = "root", inventory: Path = INVENTORY, **more: Any
+    ) -> Played:
+        """Run a playbook, with ``more`` as extra variables.
+
+        Args:
+            playbook: its verb.
+            arguments: of ``ansible-playbook``.
+            way: ``root`` or ``playbooks`` of the clone, the ``installed`` collection, or the clone from ``elsewhere``.
+            inventory: the demo's, or another.
+        """
+        environment = self.environment()
+        command = ["ansible-playbook", "-e", json.dumps({**self.variables, **more})]
+        # In a clone the demo's inventory is the default; it is named only where another one is wanted.
+        named = ["-i", str(inventory)]
+        if way == "root":
+            cwd, command = ROOT, [*command, f"playbooks/{playbook}.yml"]
+        elif way == "playbooks":
+            cwd, command = ROOT / "playbooks", [*command, f"{playbook}.yml"]
+        elif way == "elsewhere":
+            cwd, command = self.folder, [*command, *named, str(ROOT / "playbooks" / f"{playbook}.yml")]
+        else:
+            environment["ANSIBLE_COLLECTIONS_PATH"] = str(self.installed.parents[2])
+            cwd, command = self.folder, [*command, *named, f"surefoot.edge.{playbook}"]
+        if inventory != INVENTORY and way in ("root", "playbooks"):
+            command += named
+        return self._run([*command, *arguments], cwd, environment)
+
+    def play_file(self, playbook: Path, *arguments: str) -> Played:
+        """Run a playbook of the test's own, with the clone's collection and the demo's inventory."""
+        environment = {**self.environment(), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
+        return self._run(
+            ["ansible-playbook", "-i", str(INVENTORY), str(playbook), *arguments], self.folder, environment
+        )
+
+    def _run(self, command: list[str], cwd: Path, environment: dict[str, str]) -> Played:
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+        return Played(done.returncode, done.stdout + done.stderr, _changed(done.stdout), _counts(done.stdout))
+
+
+def _changed(out: str) -> list[str]:
+    found, task = [], ""
+    for line in out.splitlines():
+        if heading := re.match(r"(?:TASK|RUNNING HANDLER) \[(?:[\w.]+ : )?(.*)\] \*", line):
+            task = heading[1]
+        elif line.startswith("changed: [") and task not in found[-1:]:
+            found.append(task)
+    return found
+
+
+def _counts(out: str) -> dict[str, dict[str, int]]:
+    recap = out.partition("PLAY RECAP")[2]
+    return {
+        line.split()[0]: {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", line)}
+        for line in recap.splitlines()
+        if " ok=" in line
+    }

@@ -1,0 +1,72 @@
+"""The module beside a device that misbehaves: doubles of the `surefoot` command, since no real one lies or hangs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.roles.controller import Controller, Played
+
+V1 = {"slot": "a", "status": "confirmed", "version": "1.0.0"}
+STATUS = {"active": V1, "slots": {"a": V1}, "trial": None, "previous": [], "held": False}
+
+
+def bring(controller: Controller, script: str, *arguments: str, timeout_s: int = 60) -> Played:
+    """Ask the module for version 2.0.0 of a device whose ``surefoot`` is a double that runs ``script``."""
+    double = controller.folder / "surefoot"
+    double.write_text(f"#!/bin/sh\nverb=$4\nstatus() {{ cat <<'END'\n{json.dumps(STATUS)}\nEND\n}}\n{script}\n")
+    double.chmod(0o755)
+    config = controller.folder / "surefoot.toml"
+    config.write_text("")
+    task = {
+        "surefoot.edge.surefoot_model": {
+            "name": "m",
+            "version": "2.0.0",
+            "repository": "/repository",
+            "config": str(config),
+            "executable": str(double),
+            "timeout": timeout_s,
+        }
+    }
+    playbook = controller.folder / "task.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "surefoot", "gather_facts": False, "tasks": [task]}]))
+    return controller.play_file(playbook, *arguments)
+
+
+def test_a_device_that_reports_success_and_does_nothing_is_a_failure(controller: Controller) -> None:
+    played = bring(controller, 'case "$verb" in status) status;; *) echo \'{"changed": true}\';; esac')
+    assert played.status != 0
+    assert "every step succeeded and yet the device is not where it should be" in played.out
+    assert "1.0.0 (confirmed) serves" in played.out
+
+
+def test_a_command_that_hangs_is_cut_off_and_said_so(controller: Controller) -> None:
+    played = bring(controller, 'case "$verb" in status) status;; *) exec sleep 600;; esac', timeout_s=3)
+    assert played.status != 0
+    assert "surefoot model install did not finish in time" in played.out
+
+
+@pytest.mark.parametrize("script", ["echo no JSON", "exit 7", "echo '[1]'", 'echo "Traceback" >&2; exit 1'])
+def test_an_answer_that_is_none_is_a_failure_with_the_command_to_run(controller: Controller, script: str) -> None:
+    played = bring(controller, script)
+    assert played.status != 0
+    assert "did not answer as it should" in played.out
+    assert "run it on the device: " in played.out
+
+
+def test_the_error_of_the_command_is_passed_on_whole(controller: Controller) -> None:
+    error = {"error": "UntrustedRelease", "what": "W", "found": "F", "expected": "E", "hint": "H"}
+    script = f"case \"$verb\" in status) status;; *) echo '{json.dumps(error)}'; exit 3;; esac"
+    for arguments in ([], ["--check"]):
+        played = bring(controller, script, *arguments)
+        assert played.status != 0
+        assert "W; found: F; expected: E; what to do: H; serving now: 1.0.0 (confirmed)" in " ".join(played.out.split())
+
+
+def test_a_command_that_is_not_there_is_said_so(controller: Controller, tmp_path: Path) -> None:
+    played = bring(controller, "exec /nowhere/else")
+    assert played.status != 0
+    assert "exit status 127" in played.out
