@@ -54,6 +54,16 @@ def run(command: list[str], **more: str) -> str:
     return done.stdout
 
 
+def show(command: list[str]) -> None:
+    """Run a command whose output goes straight to the terminal.
+
+    Raises:
+        CommandError: it failed.
+    """
+    if subprocess.run(command, cwd=REPOSITORY_ROOT, env=environment(), check=False).returncode != 0:
+        raise CommandError(f"$ {' '.join(command)} failed")
+
+
 def surefoot(*arguments: str, **more: str) -> str:
     """Run this environment's ``surefoot``."""
     return run([sys.executable, "-m", "surefoot", *arguments], **more)

@@ -24,6 +24,7 @@ from demo.place import (
     SAMPLES,
     CommandError,
     run,
+    show,
     surefoot,
 )
 
@@ -106,7 +107,9 @@ def _classify(url: str) -> None:
     _step("classify")
     image = _samples()[0]
     console.print(f"a real test image, {image.name}\n")
-    print(surefoot("classify", str(image), "--url", url, "--model", MODEL, "--show"))
+    sys.stdout.flush()
+    show([sys.executable, "-m", "surefoot", "classify", str(image), "--url", url, "--model", MODEL, "--show"])
+    print()
 
 
 def _latency(url: str) -> None:

@@ -18,6 +18,7 @@ from fashion_mnist.variants import FOLDER, VARIANTS
 
 CARD, REPORT = FOLDER / "card.md", FOLDER / "report.json"
 BEGIN, END = "<!-- tables: made by fashion_mnist.card -->\n", "<!-- end of tables -->\n"
+CONFUSIONS_NOTE = "Pictures out of the 1,000 of each class; *fewer* where a variant has six more frequent confusions."
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -50,7 +51,7 @@ def card_tables(report: Report) -> str:
         ["class", *names],
         [[name, *(f"{v.accuracy_per_class[name]:.1%}" for v in variants)] for name in LABELS],
     )
-    lines += ["### What is taken for what", "", "Pictures out of the 1,000 of each class.", ""]
+    lines += ["### What is taken for what", "", CONFUSIONS_NOTE, ""]
     lines += _table(["true class, taken for", *names], _confusion_rows(variants))
     lines += ["### Calibration", ""]
     lines += _table(

@@ -107,7 +107,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 [N, channels_out, H / stride, W / stride] for [N, C, H, W]."""
         y: Tensor = self.layers(x)
-        return x + y if self.residual else y
+        if self.residual:
+            y = x + y
+        return y
 
 
 class MobileNetV3Small(nn.Module):

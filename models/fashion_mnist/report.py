@@ -10,10 +10,19 @@ means that a bar was missed, 2 that something needed is not here.
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":
+    # An import that fails would end with status 1, which means something else here.
+    absent = [module for module in ("numpy", "PIL", "onnxruntime") if find_spec(module) is None]
+    if absent:
+        print(
+            f"no report: {sys.executable} lacks {', '.join(absent)}: set PYTHON to one that has them", file=sys.stderr
+        )
+        sys.exit(2)
 
 import argparse
 import json

@@ -69,7 +69,7 @@ def trained(settings: Settings) -> tuple[MobileNetV3Small, float]:
     generator = torch.Generator().manual_seed(settings.seed)
     (pictures, labels), held_out = map(as_tensors, training_and_validation())
 
-    network = MobileNetV3Small()
+    network: nn.Module = MobileNetV3Small()
     quicken(network)
     print(f"{parameter_count(network)} parameters", flush=True)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True)
@@ -139,6 +139,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=defaults.epochs)
     parser.add_argument("--threads", type=int, default=defaults.threads)
     arguments = parser.parse_args()
+    if arguments.epochs <= defaults.warm_up_epochs:
+        parser.error(
+            f"--epochs {arguments.epochs}: the learning rate warms up for {defaults.warm_up_epochs}, take more"
+        )
     network, accuracy = trained(Settings(**vars(arguments)))
     CACHE.mkdir(exist_ok=True)
     partial = CHECKPOINT.with_suffix(".part")

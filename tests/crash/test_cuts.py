@@ -118,7 +118,7 @@ def _recover(store: Store, folder: Path) -> object:
 
 def test_counting_twice_gives_the_same_number(device: Device, releases: Releases, scratch: Path) -> None:
     """Otherwise a cut would fall elsewhere than counted."""
-    operation: Operation = lambda store, folder: kit.install(store, releases["2.0.0"])  # noqa: E731
+    operation: Operation = lambda store, folder: kit.install(store, releases["2.0.0"])  # noqa: E731  # one line, used once
     prepared = device("1.0.0")
     first, second = (primitives(prepared, scratch / "count", operation) for _ in range(2))
     assert first == second

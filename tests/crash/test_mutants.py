@@ -111,7 +111,7 @@ def test_a_store_that_writes_one_copy_is_caught(
 class StateBeforeSlot(Filler):
     """Mutant: says that the release is there, then puts it there."""
 
-    def _copy(self, slot, release, manifest, data, files):  # type: ignore[no-untyped-def]
+    def _copy(self, slot, release, manifest, data, files):
         self._journal.change(Change("stage", slot))
         super()._copy(slot, release, manifest, data, files)
         self._journal.change(Change("fill", slot, release))
@@ -125,7 +125,7 @@ def _claims_hold_at_every_cut(device: Device, releases: Releases, scratch: Path,
         return store
 
     prepared = device("1.0.0")
-    install = lambda store, folder: kit.install(store, releases["2.0.0"])  # noqa: E731
+    install = lambda store, folder: kit.install(store, releases["2.0.0"])  # noqa: E731  # one line, used once
     for _, folder in cut_everywhere(prepared, scratch / "cut", install, opened):
         claims_are_true(open_plain(folder, FastDisk()), folder)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,47 @@ def test_a_command_that_is_not_there_is_said_so(controller: Controller, tmp_path
     played = bring(controller, "exec /nowhere/else")
     assert played.status != 0
     assert "exit status 127" in played.out
+
+
+@contextmanager
+def server_of(version: str) -> Iterator[str]:
+    """A double of the app that says it serves ``version``, whatever is in the slots. Yields its address."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"name": "m", "versions": [version]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.0.0", 0), ("2.0.0", 2)])
+def test_a_server_that_serves_something_else_than_the_slots_say_is_a_failure(
+    controller: Controller, version: str, status: int
+) -> None:
+    double = controller.folder / "surefoot"
+    double.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({**STATUS, 'held': True})}\nEND\n")
+    double.chmod(0o755)
+    with server_of(version) as url:
+        (controller.folder / "endpoint.json").write_text(json.dumps({"url": url}))
+        played = controller.play(
+            "rollback",
+            model_slots_models=[{"name": "m", "version": "1.0.0"}],
+            model_slots_root="",
+            model_slots_run_dir=str(controller.folder),
+            model_slots_executable=str(double),
+        )
+    assert played.status == status, played.out
+    assert ("found 2.0.0 answering" in " ".join(played.out.split())) == (version == "2.0.0")

@@ -86,14 +86,17 @@ class Config(Section, frozen=True, kw_only=True):
 
     @property
     def models_dir(self) -> Path:
+        """One folder a model."""
         return self.data_dir / "models"
 
     @property
     def trust_dir(self) -> Path:
+        """What this device believes."""
         return self.data_dir / "trust"
 
     @property
     def inbox_dir(self) -> Path:
+        """Downloads in progress."""
         return self.data_dir / "inbox"
 
 

@@ -128,7 +128,7 @@ class Publisher:
 
     def renew(self, *roles: str) -> Path:
         replace = [role for role in ("root", "targets", "snapshot", "timestamp") if role in roles]
-        return keys.renew(self.ring, replace, PASSPHRASE, cost=CHEAP, now=self.now, disk=self.disk)  # type: ignore[arg-type]
+        return keys.renew(self.ring, replace, PASSPHRASE, cost=CHEAP, now=self.now, disk=self.disk)
 
     def snapshot_of_now(self) -> Path:
         """A copy of the repository as it is, for attacks by what is old."""

@@ -177,7 +177,7 @@ class Device:
             data_dir=root / "data",
             run_dir=root / "run",
             device_class=default_device_class(),
-            gateway=Gateway(**settings),  # type: ignore[arg-type]
+            gateway=Gateway(**settings),
             runtime=Runtime(load_timeout_s=30.0),
             trial=Trial(tries=3, min_seconds=0.0, min_inferences=1),
             storage=Storage(reserve_bytes=1 << 20),
@@ -204,8 +204,8 @@ class Device:
         """Fill, skip the gate, activate: on trial."""
         slot = self.fill(release)
         store = self.store(release.manifest.name)
-        store.mark_ready(slot)  # type: ignore[arg-type]
-        store.activate(slot)  # type: ignore[arg-type]
+        store.mark_ready(slot)
+        store.activate(slot)
         return slot
 
     def confirm(self, release: Release) -> str:
@@ -263,4 +263,4 @@ def running(device: Device) -> Iterator[Device]:
 
 def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run this interpreter."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload]
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, **options)

@@ -33,7 +33,7 @@ class End:
         self.channel = Channel(connection, self._take, lambda reason: self.closed.set())
 
     def _take(self, frame: Frame) -> None:
-        self.asked.append(messages.decode_question(frame.header).id)  # type: ignore[union-attr]
+        self.asked.append(messages.decode_question(frame.header).id)
         self._arrived.set()
 
     async def holds(self, count: int) -> None:

@@ -43,7 +43,7 @@ def test_the_server_from_start_to_stop(typed, tmp_path):
     answer = json.loads(typed("classify", str(image), "--url", where["url"], "--model", "tiny", "--json"))
     assert answer["answers"][0]["model_version"] == "1.0.0"
     shown = typed("classify", str(image), "--model", "tiny", "--show")
-    assert "▀" in shown and answer["answers"][0]["label"] in shown and "%" in shown
+    assert "@" in shown and answer["answers"][0]["label"] in shown and "%" in shown
     assert "no model 'none'" in typed("classify", str(image), "--model", "none", status=2)
     (tmp_path / "no.png").write_bytes(b"nothing")
     assert "cannot be read" in typed("classify", str(tmp_path / "no.png"), "--model", "tiny", status=2)
@@ -69,8 +69,13 @@ def test_status_does_not_wait_for_the_servers_imports():
 
 
 def test_a_picture_is_drawn_two_pixels_a_character():
-    rows = drawn(picture(side=16), width=8).split("\n")
+    rows = drawn(picture(side=16), colour=True, width=8).split("\n")
     assert len(rows) == 4 and all(row.count("▀") == 8 for row in rows)
+
+
+def test_a_picture_is_drawn_in_plain_text_where_there_is_no_colour():
+    rows = drawn(picture(side=16), colour=False, width=8).split("\n")
+    assert len(rows) == 4 and all(len(row) <= 8 and row.isascii() for row in rows)
 
 
 def test_another_user_may_not_administer(make_server, needs):

@@ -67,14 +67,14 @@ def test_binary_tensors_lie_behind_the_json_in_order():
 def test_each_datatype_comes_through_both_encodings(datatype):
     values = [True, False, True] if datatype == "BOOL" else [0, 1, 2]
     array = np.array(values, DTYPES[datatype])
-    tensor = Tensor(name="x", datatype=datatype, shape=(3,))  # type: ignore[arg-type]
+    tensor = Tensor(name="x", datatype=datatype, shape=(3,))
     shown = {"name": "x", "shape": [3], "datatype": datatype}
     by_json = parse({"inputs": [{**shown, "data": values}]}, inputs=(tensor,))
     sized = {**shown, "parameters": {"binary_data_size": array.nbytes}}
     by_bytes = parse({"inputs": [sized]}, array.tobytes(), inputs=(tensor,))
     assert bytes(by_json.payload[0]) == bytes(by_bytes.payload[0]) == array.tobytes()
     asked = parse({"inputs": [{**shown, "data": values}]}, inputs=(tensor,), outputs=(tensor,))
-    head = TensorHead("x", datatype, (3,), array.nbytes)  # type: ignore[arg-type]
+    head = TensorHead("x", datatype, (3,), array.nbytes)
     (answer,), length = oip.respond("m", "1", asked, [head], memoryview(array.tobytes()))
     assert length is None and json.loads(answer)["outputs"][0]["data"] == values
 
@@ -117,8 +117,8 @@ REFUSED = {
     "inputs not a list": ({"inputs": {}}, "inputs"),
     "no input": ({"inputs": []}, "expected: x"),
     "another name": (request(name="q"), "expected: x"),
-    "the same input twice": ({"inputs": request()["inputs"] * 2}, "expected: x"),  # type: ignore[operator]
-    "very many inputs": ({"inputs": request()["inputs"] * 100}, "at most"),  # type: ignore[operator]
+    "the same input twice": ({"inputs": request()["inputs"] * 2}, "expected: x"),
+    "very many inputs": ({"inputs": request()["inputs"] * 100}, "at most"),
     "another datatype": (request(datatype="FP64"), "expected: FP32"),
     "BYTES": (request(datatype="BYTES", data=["a"]), "not taken"),
     "a datatype that is none": (request(datatype="FP99"), "expected: FP32"),
@@ -238,8 +238,8 @@ def test_any_bytes_are_parsed_or_refused(body, header):
 @given(st.data())
 def test_any_change_to_a_request_is_parsed_or_refused(data):
     value = {**request(), "id": "1", "parameters": {}, "outputs": [{"name": "y", "parameters": {}}]}
-    tensor = value["inputs"][0]  # type: ignore[index]
-    target = data.draw(st.sampled_from([value, tensor, tensor.setdefault("parameters", {}), value["outputs"][0]]))  # type: ignore[index]
+    tensor = value["inputs"][0]
+    target = data.draw(st.sampled_from([value, tensor, tensor.setdefault("parameters", {}), value["outputs"][0]]))
     keys = ["inputs", "id", "parameters", "outputs", "name", "shape", "datatype", "data", "binary_data_size", "timeout"]
     target[data.draw(st.sampled_from(keys))] = data.draw(json_values)
     try:

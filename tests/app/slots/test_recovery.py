@@ -89,6 +89,17 @@ def test_with_the_history_lost_too_the_records_beside_the_slots_tell(store: Stor
     assert kit.serving(store) == "2.0.0"
 
 
+def test_a_rotten_line_of_the_history_does_not_stop_a_rebuild(store: Store, root: Path) -> None:
+    lines = (root / "history.jsonl").read_bytes().replace(b'"version":"2.0.0"', b'"version":"2.0.:"')
+    (root / "history.jsonl").write_bytes(lines)
+    for number in (0, 1):
+        (root / f"state.{number}").unlink()
+    assert store.read().floor == "3.0.0"
+    store.recover()
+    assert kit.serving(store) == "3.0.0"
+    assert [one.version for one in report(store).previous] == ["2.0.0", "1.0.0"]
+
+
 @pytest.mark.parametrize("how", ["ready", "trial"])
 def test_a_rebuild_promotes_no_slot_that_was_never_confirmed(
     store: Store, root: Path, tmp_path: Path, how: str

@@ -120,7 +120,7 @@ def test_nothing_is_filled_or_activated_during_a_trial() -> None:
     state = situation("trial", "active")
     for kind, slot in (("fill", "a"), ("activate", "a"), ("archive", "a")):
         with pytest.raises(DeviceUnable, match="while a trial runs"):
-            apply(state, Change(kind, slot, release=OLD))  # type: ignore[arg-type]
+            apply(state, Change(kind, slot, release=OLD))
 
 
 def test_what_is_quarantined_is_neither_filled_nor_activated_and_the_refusal_says_why() -> None:
@@ -143,7 +143,7 @@ def test_what_was_confirmed_here_before_is_confirmed_at_once_when_activated() ->
 def test_the_first_trial_that_fails_leaves_nothing_active_and_the_reason() -> None:
     first = State("m", slots={"a": SlotState("trial", NEW), "b": SlotState()}, active="a", trial=TrialState())
     for kind in ("reject", "revert", "lose"):
-        after = apply(first, Change(kind, "a", reason="case 3 differs"))  # type: ignore[arg-type]
+        after = apply(first, Change(kind, "a", reason="case 3 differs"))
         assert after.active is None
         assert after.problem == "case 3 differs"
         assert check(after) == []
@@ -155,7 +155,7 @@ def test_a_confirmed_release_with_nothing_before_it_is_not_rejected() -> None:
     only = State("m", slots={"a": SlotState("confirmed", OLD), "b": SlotState()}, active="a", lineage=(OLD,))
     for kind in ("reject", "rollback"):
         with pytest.raises(DeviceUnable, match="no earlier"):
-            apply(only, Change(kind, "a"))  # type: ignore[arg-type]
+            apply(only, Change(kind, "a"))
 
 
 def test_rolling_back_takes_the_newer_one_out_of_the_lineage() -> None:
@@ -216,9 +216,9 @@ def carry_out(state: State, step: object, content: dict[Slot, Content]) -> State
         return state
     if step.kind == "heal":
         for kind in ("fill", "stage", "restore"):
-            state = apply(state, Change(kind, slot, release=step.release))  # type: ignore[arg-type, attr-defined]
+            state = apply(state, Change(kind, slot, release=step.release))
         content[slot] = "whole"
-        return apply(state, Change("activate", slot)) if step.serve and state.active != slot else state  # type: ignore[attr-defined]
+        return apply(state, Change("activate", slot)) if step.serve and state.active != slot else state
     return apply(state, Change(step.kind, slot, reason="recovery"))
 
 

@@ -30,11 +30,11 @@ def case(name: str = "one", label: int | None = 0) -> Case:
 
 def verdict(outputs: np.ndarray | None, variant: Variant = VARIANT, **more: object):
     given = {} if outputs is None else {"one": {"y": outputs}}
-    return judge([case()], given, variant, **more)  # type: ignore[arg-type]
+    return judge([case()], given, variant, **more)
 
 
 def with_tolerance(**values: float) -> Variant:
-    return msgspec.structs.replace(VARIANT, tolerance=Tolerance(**values))  # type: ignore[arg-type]
+    return msgspec.structs.replace(VARIANT, tolerance=Tolerance(**values))
 
 
 def test_the_expected_output_passes():
@@ -105,7 +105,7 @@ def test_raw_outputs_are_compared_where_the_output_is_no_logits():
 
 
 def measured(**values: object) -> Measured:
-    return Measured(**{"load_s": 1.0, "memory_bytes": 100, "latencies_ms": (1.0,) * 99 + (9.0,), **values})  # type: ignore[arg-type]
+    return Measured(**{"load_s": 1.0, "memory_bytes": 100, "latencies_ms": (1.0,) * 99 + (9.0,), **values})
 
 
 def test_the_budget_is_absolute_and_each_limit_counts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from surefoot.cli.output import device_config, emit, json_option
 
 MOST_PICTURE_BYTES = 64 * 1024 * 1024
 WIDTH_CHARACTERS = 32
+GREYS = " .:-=+*#%@"
 
 
 @click.command()
@@ -39,7 +41,7 @@ def classify(
         answers.append({"image": str(path), **{field: getattr(answer, field) for field in answer.__struct_fields__}})
         if not as_json:
             if show:
-                click.echo(drawn(picture))
+                click.echo(drawn(picture, sys.stdout.isatty()))
             click.echo(
                 f"{path}: {answer.label} ({answer.confidence:.1%}), {answer.model_name} {answer.model_version}, "
                 f"{answer.latency_ms:.2f} ms"
@@ -54,8 +56,8 @@ def _local(context: click.Context) -> str:
     return AdminClient.connect(device_config(context)).endpoint.url
 
 
-def drawn(picture: bytes, width: int = WIDTH_CHARACTERS) -> str:
-    """A picture for a terminal with 24-bit colour: each character is an upper half block, two pixels high.
+def drawn(picture: bytes, colour: bool, width: int = WIDTH_CHARACTERS) -> str:
+    """A picture in characters, each two pixels high: half blocks in 24-bit colour, or a scale of grey in plain text.
 
     Raises:
         BadRequest: not a picture.
@@ -70,6 +72,10 @@ def drawn(picture: bytes, width: int = WIDTH_CHARACTERS) -> str:
         small = whole.convert("RGB").resize((width, min(height, 4 * width)), Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRequest("the picture cannot be drawn", found=str(error)) from error
+    if not colour:
+        grey = small.convert("L").resize((width, small.height // 2), Image.Resampling.LANCZOS).tobytes()
+        shades = [GREYS[value * len(GREYS) // 256] for value in grey]
+        return "\n".join("".join(shades[at : at + width]).rstrip() for at in range(0, len(shades), width))
     data = small.tobytes()
 
     def pixel(x: int, y: int) -> str:

@@ -18,7 +18,7 @@ def model() -> None:
 
 
 def _tell(as_json: bool) -> Any:
-    return (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}", err=True))
+    return (lambda _: None) if as_json else (lambda line: click.echo(f"  {line}", err=True))
 
 
 repository_options = [
@@ -238,10 +238,9 @@ def _status_text(found: Any) -> str:
     lines = [f"{found.name}: " + (f"{active.version} ({active.status}, slot {active.slot})" if active else "not ready")]
     for slot, content in sorted(found.slots.items()):
         mark = "*" if active and active.slot == slot else " "
-        version = content.version or "-"
-        lines.append(
-            f" {mark} {slot}  {content.status:<10} {version:<10} {(content.digest or '')[:12]:<12} {content.variant or ''}"
-        )
+        digest = (content.digest or "")[:12]
+        what = f"{content.version or '-':<10} {digest:<12} {content.variant or ''}"
+        lines.append(f" {mark} {slot}  {content.status:<10} {what}")
     if found.trial:
         lines.append(f"   trial: try {found.trial.tries} of {found.trial.allowed}")
     lines += [f"   before: {each.version} ({each.where})" for each in found.previous]

@@ -119,7 +119,7 @@ def import_quietly() -> Any:
             hint=f"set {TELEMETRY_VARIABLE}=1 before anything imports onnxruntime",
         )
     os.environ[TELEMETRY_VARIABLE] = "1"
-    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
+    import onnxruntime  # type: ignore[import-untyped, unused-ignore]  # some of its releases are typed
 
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)

@@ -120,7 +120,7 @@ def _shape(detail: dict[str, Any]) -> tuple[int, ...]:
 
 def _tensor(detail: dict[str, Any]) -> Tensor:
     name: DataType
-    for name, dtype in DTYPES.items():  # type: ignore[assignment]
+    for name, dtype in DTYPES.items():  # type: ignore[assignment]  # its keys are the literals of DataType
         if dtype == np.dtype(detail["dtype"]):
             return Tensor(name=detail["name"], datatype=name, shape=_shape(detail))
     raise ModelRefused(

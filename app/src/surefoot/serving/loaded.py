@@ -271,7 +271,7 @@ def pack(outputs: dict[str, Array], names: Sequence[str]) -> tuple[tuple[TensorH
     for name in names:
         array = np.ascontiguousarray(outputs[name])
         datatype = next(key for key, dtype in DTYPES.items() if dtype == array.dtype)
-        heads.append(TensorHead(name, datatype, outputs[name].shape, array.nbytes))  # type: ignore[arg-type]
+        heads.append(TensorHead(name, datatype, outputs[name].shape, array.nbytes))  # type: ignore[arg-type]  # datatype is a key of DTYPES
         parts.append(array.reshape(-1).view(np.uint8).data)
     return tuple(heads), parts
 

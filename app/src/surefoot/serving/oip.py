@@ -262,4 +262,4 @@ def describe(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
 
 def datatypes() -> tuple[DataType, ...]:
     """The datatypes that can be carried."""
-    return tuple(DTYPES)  # type: ignore[arg-type]
+    return tuple(DTYPES)  # type: ignore[arg-type]  # its keys are DataType

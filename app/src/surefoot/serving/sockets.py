@@ -137,7 +137,7 @@ class UnixSockets:
 
 
 def _private_directory() -> Path:
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108, mkdtemp below makes a private directory in it
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  # mkdtemp below makes a private directory in it
         if len(os.fsencode(parent)) + 40 <= MOST_UNIX_PATH_BYTES:
             return Path(tempfile.mkdtemp(prefix="surefoot-", dir=parent))  # mode 0700: tempfile's documentation
     raise DeviceUnable("there is no directory with a path short enough for a Unix socket", hint="set a short run_dir")

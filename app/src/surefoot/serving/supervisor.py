@@ -128,7 +128,7 @@ class Supervisor:
         if serving is None:
             active = bool(slots.get("active"))
             state = "loading" if keeper.loading else "failed" if active or keeper.reason else "empty"
-            return ModelServing(state=state, reason=keeper.reason or problem, **common)  # type: ignore[arg-type]
+            return ModelServing(state=state, reason=keeper.reason or problem, **common)  # type: ignore[arg-type]  # values of their fields
         loaded = serving.loaded
         seen = counts.get(serving.worker.number)
         return ModelServing(
@@ -151,7 +151,7 @@ class Supervisor:
             in_flight=seen.in_flight if seen else 0,
             p50_ms=seen.p50_ms if seen else None,
             p99_ms=seen.p99_ms if seen else None,
-            **common,  # type: ignore[arg-type]
+            **common,  # type: ignore[arg-type]  # values of their fields
         )
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
 
 async def _first(*awaitables: object) -> None:
     """Wait for the first to end; what it raises is raised here."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]  # type: ignore[call-overload]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]  # type: ignore[call-overload]  # coroutines and tasks alike
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()

@@ -105,7 +105,6 @@ class Journal:
             history=tuple(self.history.read()),
             quarantine=self.quarantine.read(),
             records=tuple(records.values()),
-            keep=self.keep,
         )
         return rebuild(name, found)
 
@@ -132,6 +131,7 @@ class Journal:
             variant=release.variant if release else "",
             reason=reason[:MOST_REASON],
             serving=state.serving.digest if state.serving else "",
+            lineage=tuple(ref.digest for ref in state.lineage),
             held=state.held,
         )
         state = msgspec.structs.replace(state, generation=state.generation + 1, event=event)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from surefoot.errors import UntrustedRelease
+from surefoot.release.manifest import version_key
 from surefoot.slots.content import Record
 from surefoot.slots.plan import safe
 from surefoot.slots.state import (
@@ -30,30 +32,31 @@ class Found(msgspec.Struct, frozen=True):
     history: tuple[Event, ...]
     quarantine: tuple[Refused, ...]
     records: tuple[Record, ...] = ()  # of slots, whatever their content
-    keep: int = MOST_LINEAGE  # as in table.Change
+
+
+NOTHING = Event(generation=0, what="", time="", monotonic_s=0.0)
 
 
 def rebuild(name: str, found: Found) -> State:
     """The state that the disk proves: confirmed is only what its record or the history says was confirmed."""
     quarantine = _quarantine(found)
     refused = {entry.digest for entry in quarantine}
-    lineage: tuple[ReleaseRef, ...] = ()
     known: tuple[ReleaseRef, ...] = ()
-    floor: str | None = None
-    held, generation = False, 0
     for event in found.history:
-        lineage = _replay(lineage, event, found.keep)
-        if event.what == "confirmed":
-            known = advance(known, _ref(event), MOST_KNOWN)
-        held, generation = event.held, max(generation, event.generation)
-    last = generation
+        if event.what == "confirmed" and _is_version(event.version):
+            known = advance(known, ReleaseRef(event.version, event.digest, event.variant), MOST_KNOWN)
+    last = max(found.history, key=lambda event: event.generation, default=NOTHING)
     every = sorted((*found.records, *found.archived), key=lambda record: record.order)
     for record in every:
-        floor, generation = newest(floor, record.floor), max(generation, record.order)
         if record.ever_confirmed and record.release.digest not in {ref.digest for ref in known}:
             known = (record.release, *known)
-        if record.ever_confirmed and record.order > last:
-            lineage = advance(lineage, record.release, found.keep)
+    by_digest = {ref.digest: ref for ref in known}
+    lineage = tuple(by_digest[digest] for digest in last.lineage if digest in by_digest)
+    for record in every:  # confirmed after the history ends
+        if record.ever_confirmed and record.order > last.generation:
+            lineage = advance(lineage, record.release, MOST_LINEAGE)
+    generation = max([last.generation, *(record.order for record in every)])
+    floor = newest(*(record.floor for record in every))
     floor = newest(floor, *(ref.version for ref in known))
     lineage = tuple(ref for ref in lineage if ref.digest not in refused)
     confirmed = {ref.digest for ref in known} - refused
@@ -70,7 +73,7 @@ def rebuild(name: str, found: Found) -> State:
         slots=slots,
         lineage=lineage,
         floor=floor,
-        held=held,
+        held=last.held,
         known=known[-MOST_KNOWN:],
         quarantine=quarantine,
         problem="the state was lost and no slot holds a confirmed release",
@@ -84,19 +87,12 @@ def rebuild(name: str, found: Found) -> State:
     return result
 
 
-def _ref(event: Event) -> ReleaseRef:
-    return ReleaseRef(event.version, event.digest, event.variant)
-
-
-def _replay(lineage: tuple[ReleaseRef, ...], event: Event, keep: int) -> tuple[ReleaseRef, ...]:
-    if event.what == "confirmed":
-        return advance(lineage, _ref(event), keep)
-    if event.what in ("rejected", "lost"):
-        lineage = tuple(ref for ref in lineage if ref.digest != event.digest)
-    if event.what in ("rejected", "lost", "rolled back"):
-        places = [place for place, ref in enumerate(lineage) if ref.digest == event.serving]
-        return lineage[: places[0] + 1] if places else lineage
-    return lineage
+def _is_version(text: str) -> bool:
+    """The history has no checksums: a line that rotted must not keep the rest from being believed."""
+    try:
+        return bool(version_key(text))
+    except UntrustedRelease:
+        return False
 
 
 def _quarantine(found: Found) -> tuple[Refused, ...]:

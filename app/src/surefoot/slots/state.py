@@ -58,7 +58,8 @@ class Refused(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened. ``time``: UTC, RFC 3339, as the clock said. ``monotonic_s``: seconds since boot.
 
-    ``serving``: digest of the active release afterwards. ``generation``: the state that it led to.
+    ``generation``: the state that it led to. ``serving``, ``lineage``: digests of the active and of the confirmed
+    releases in it, for a rebuild.
     """
 
     generation: int
@@ -71,6 +72,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: str = ""
     reason: str = ""
     serving: str = ""
+    lineage: tuple[str, ...] = ()
     held: bool = False
 
 

@@ -92,7 +92,7 @@ def plan(config: Config, name: str, version: str, repository: str, root: Path | 
 
 
 def install(
-    config: Config, name: str, version: str, repository: str, root: Path | None = None, tell: Tell = lambda line: None
+    config: Config, name: str, version: str, repository: str, root: Path | None = None, tell: Tell = lambda _: None
 ) -> InstallReport:
     """Bring a release into the inactive slot and make it pass its gate. What serves goes on serving.
 
@@ -130,7 +130,9 @@ def install(
             tell(f"fetch: {file.name}, {file.length_bytes:,} bytes")
             target = f"{name}/{manifest.version}/{file.name}"
             _agree(trusted, target, file)
-            files[file.name] = download(source, trusted, target, inbox, Disk())
+            files[file.name] = download(
+                source, trusted, target, inbox, Disk(), reserve_bytes=config.storage.reserve_bytes
+            )
         slot = store.fill(manifest, candidate.data, variant.id, files)
         tell(f"slot {slot}: filled and verified")
         shutil.rmtree(inbox, ignore_errors=True)

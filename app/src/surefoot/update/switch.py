@@ -112,7 +112,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
     with store.operation("rollback"):
         store.recover()
         state = store.rollback(steps, reason or "asked for by the operator")
-        return _served(config, name, store, state)
+        return _served(config, name, state)
 
 
 def reject(config: Config, name: str, reason: str) -> SwitchReport:
@@ -121,7 +121,7 @@ def reject(config: Config, name: str, reason: str) -> SwitchReport:
     with store.operation("reject"):
         store.recover()
         state = store.reject(reason)
-        return _served(config, name, store, state)
+        return _served(config, name, state)
 
 
 def remove(config: Config, name: str) -> bool:
@@ -135,7 +135,7 @@ def remove(config: Config, name: str) -> bool:
     return True
 
 
-def _served(config: Config, name: str, store: Store, state: State) -> SwitchReport:
+def _served(config: Config, name: str, state: State) -> SwitchReport:
     swap = _swap(config, name)
     if swap is not None and not swap.swapped:
         raise DeviceUnable(
