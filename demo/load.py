@@ -44,6 +44,6 @@ class Load:
                     self.latencies_ms.append((time.perf_counter() - begun) * 1e3)
                 else:
                     self.failed.append(f"{reply.status} {reply.data[:200]!r}")
-            except urllib3.exceptions.HTTPError as error:
+            except Exception as error:  # whatever it was, that request did not succeed
                 self.failed.append(repr(error))
             self._stop.wait(0.005)

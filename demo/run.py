@@ -144,8 +144,8 @@ def _update_under_load(url: str) -> None:
     console.print(
         f"          version {before} -> [bold]{after}[/]; requests throughout: {answered}, {len(load.failed)} failed"
     )
-    if load.failed or after == before:
-        raise CommandError("\n".join(load.failed[:5]) or f"the version is still {after}")
+    if load.failed or after == before or after not in load.answered:
+        raise CommandError("\n".join(load.failed[:5]) or f"{after} answers now, requests were answered by: {answered}")
 
 
 def _version(url: str) -> str:

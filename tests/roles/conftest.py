@@ -23,9 +23,20 @@ def built_collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tarball
 
 
+@pytest.fixture(scope="session")
+def installed_collections(built_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of collections, away from the clone, that holds the published one."""
+    place = tmp_path_factory.mktemp("collections")
+    Controller(place).command(
+        "ansible-galaxy", "collection", "install", str(built_collection), "-p", str(place), "--offline",
+        cwd=place, ANSIBLE_COLLECTIONS_PATH=str(place),
+    )  # fmt: skip
+    return place
+
+
 @pytest.fixture
-def controller(built_collection: Path) -> Iterator[Controller]:
-    """Ansible with nothing of the user's."""
+def controller(installed_collections: Path) -> Iterator[Controller]:
+    """Ansible with nothing of the user's. Its folder has a short path: sockets' addresses are short."""
     folder = Path(tempfile.mkdtemp(prefix="sf-"))
-    yield Controller(folder, built_collection)
+    yield Controller(folder, installed_collections)
     shutil.rmtree(folder)

@@ -27,10 +27,10 @@ class Played:
 
 @dataclass
 class Controller:
-    """Where Ansible runs. ``folder``: its home, its temporary files, the installed collection's place."""
+    """Where Ansible runs. ``folder``: its home and its temporary files. ``installed``: where collections are."""
 
     folder: Path
-    tarball: Path | None = None
+    installed: Path | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     bin: Path = Path(sys.executable).parent
 
@@ -49,18 +49,6 @@ class Controller:
         return subprocess.run(
             command, cwd=cwd, env={**self.environment(), **environment}, capture_output=True, text=True, check=True
         )
-
-    @property
-    def installed(self) -> Path:
-        """The folder of the collection installed from its tarball, away from the clone."""
-        place = self.folder / "collections"
-        collection = place / "ansible_collections" / "surefoot" / "edge"
-        if not collection.exists():
-            self.command(
-                "ansible-galaxy", "collection", "install", str(self.tarball), "-p", str(place), "--offline",
-                cwd=self.folder, ANSIBLE_COLLECTIONS_PATH=str(place),
-            )  # fmt: skip
-        return collection
 
     def play(
         self, playbook: str, *arguments: str, way: str = "root", inventory: Path = INVENTORY, **more: Any
@@ -84,7 +72,7 @@ class Controller:
         elif way == "elsewhere":
             cwd, command = self.folder, [*command, *named, str(ROOT / "playbooks" / f"{playbook}.yml")]
         else:
-            environment["ANSIBLE_COLLECTIONS_PATH"] = str(self.installed.parents[2])
+            environment["ANSIBLE_COLLECTIONS_PATH"] = str(self.installed)
             cwd, command = self.folder, [*command, *named, f"surefoot.edge.{playbook}"]
         if inventory != INVENTORY and way in ("root", "playbooks"):
             command += named

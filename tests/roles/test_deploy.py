@@ -19,6 +19,7 @@ from tests.conftest import Repository
 from tests.roles.controller import Controller, Played
 
 MODEL = "fashion-mnist"
+pytestmark = pytest.mark.timeout(900)  # up to eleven playbooks a test
 
 
 @dataclass
@@ -85,7 +86,6 @@ def good(played: Played) -> Played:
     return played
 
 
-@pytest.mark.timeout(900)  # eleven playbooks
 def test_a_model_goes_forward_and_back_and_each_second_run_changes_nothing(target: Target) -> None:
     play = target.controller.play
     foretold = good(play("deploy", "--check", "--diff"))

@@ -205,7 +205,7 @@ def test_a_slot_that_vanished_is_reported_and_the_other_serves(device_with_v1, s
     shutil.rmtree(device.folder / "models" / MODEL / active)
     device.serve()
     assert device.model_status["active"]["version"] == device.served_version == "1.0.0"
-    assert any("missing" in event["reason"] for event in device.json("model", "history", MODEL)["events"])
+    assert any("missing" in event.get("reason", "") for event in device.json("model", "history", MODEL)["events"])
     device.deploy("2.0.0", signed_repository)
 
 
@@ -243,4 +243,4 @@ def test_a_full_disk_refuses_the_install_and_leaves_nothing_behind(signed_reposi
         assert device.served_version == "2.0.0"
     finally:
         device.stop()
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

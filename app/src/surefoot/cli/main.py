@@ -15,6 +15,8 @@ from surefoot.errors import BadRequest, DeviceUnable, SurefootError, TransportFa
 
 EXIT_CODES: dict[type[SurefootError], int] = {BadRequest: 2, UntrustedRelease: 3, DeviceUnable: 4, TransportFailed: 5}
 
+OWNER = "run as the user who owns the data directory, or as root"
+
 # Subcommands are imported when they are used: `surefoot model status` must not wait for the server's imports.
 COMMANDS = {
     "classify": ("surefoot.cli.infer", "Classify images by a running server."),
@@ -85,11 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except SurefootError as error:
-        if "--json" in arguments:
-            click.echo(msgspec.json.encode(error.as_dict()).decode())
-        else:
-            click.echo(_message(error), err=True)
-        return next(code for family, code in EXIT_CODES.items() if isinstance(error, family))
+        return _refused(error, arguments)
+    except PermissionError as error:
+        what = f"this user may not use {error.filename}"
+        return _refused(DeviceUnable(what, found=str(error.strerror), hint=OWNER), arguments)
+
+
+def _refused(error: SurefootError, arguments: Sequence[str]) -> int:
+    if "--json" in arguments:
+        click.echo(msgspec.json.encode(error.as_dict()).decode())
+    else:
+        click.echo(_message(error), err=True)
+    return next(code for family, code in EXIT_CODES.items() if isinstance(error, family))
 
 
 def _message(error: SurefootError) -> str:

@@ -14,7 +14,7 @@ from surefoot.config import Config
 from surefoot.durable import Disk, read_bounded
 from surefoot.errors import DeviceUnable, UntrustedRelease
 from surefoot.release import manifest as manifests
-from surefoot.release.download import download
+from surefoot.release.download import PART_SUFFIX, download
 from surefoot.release.manifest import Manifest, Variant
 from surefoot.release.source import Source, open_source
 from surefoot.release.trust import Trusted, TrustStore
@@ -114,31 +114,50 @@ def install(
     with store.operation("install"):
         store.recover()
         _refuse_during_trial(store)
-        trusted, source = _believe(config, repository, root)
-        tell(f"trust: metadata verified, freshness {trusted.freshness}")
-        candidate = _candidate(config, name, version, trusted, source)
-        manifest, variant = candidate.manifest, candidate.variant
-        tell(f"release: {name} {manifest.version} ({candidate.digest[:12]}), variant {variant.id}")
-        held = store.admit(manifest, candidate.digest)
-        if held is not None:
-            return _report(name, held, candidate, trusted)
-        inbox = _inbox(config, candidate)
-        wanted = (variant.artifact, manifest.golden.file, manifest.card.file)
-        store.check_room(2 * sum(file.length_bytes for file in wanted))  # once in the inbox, once in the slot
-        files = {manifests.FILE_NAME: inbox / manifests.FILE_NAME}
-        for file in wanted:
-            tell(f"fetch: {file.name}, {file.length_bytes:,} bytes")
-            target = f"{name}/{manifest.version}/{file.name}"
-            _agree(trusted, target, file)
-            files[file.name] = download(
-                source, trusted, target, inbox, Disk(), reserve_bytes=config.storage.reserve_bytes
-            )
-        slot = store.fill(manifest, candidate.data, variant.id, files)
+        try:
+            trusted, source = _believe(config, repository, root)
+            tell(f"trust: metadata verified, freshness {trusted.freshness}")
+            candidate = _candidate(config, name, version, trusted, source)
+            manifest, variant = candidate.manifest, candidate.variant
+            tell(f"release: {name} {manifest.version} ({candidate.digest[:12]}), variant {variant.id}")
+            held = store.admit(manifest, candidate.digest)
+            if held is not None:
+                return _report(name, held, candidate, trusted)
+            files = _fetch(config, store, candidate, trusted, source, tell)
+            slot = store.fill(manifest, candidate.data, variant.id, files)
+        except UntrustedRelease:
+            _empty_inbox(config, name)  # nothing that came with it is used by the next try
+            raise
         tell(f"slot {slot}: filled and verified")
-        shutil.rmtree(inbox, ignore_errors=True)
+        _empty_inbox(config, name)
         proof = _gate(config, store, slot, manifest, variant)
         tell(f"gate: {proof.summary()}")
         return _report(name, slot, candidate, trusted, proof)
+
+
+def _fetch(
+    config: Config, store: Store, candidate: Candidate, trusted: Trusted, source: Source, tell: Tell
+) -> dict[str, Path]:
+    manifest = candidate.manifest
+    inbox = _inbox(config, manifest.name, manifest.version)
+    wanted = (candidate.variant.artifact, manifest.golden.file, manifest.card.file)
+    # Once in the inbox, where an earlier try may have left some of it, and once in the slot.
+    store.check_room(2 * sum(file.length_bytes for file in wanted) - _fetched_bytes(inbox, wanted))
+    files = {manifests.FILE_NAME: inbox / manifests.FILE_NAME}
+    for file in wanted:
+        tell(f"fetch: {file.name}, {file.length_bytes:,} bytes")
+        target = f"{manifest.name}/{manifest.version}/{file.name}"
+        _agree(trusted, target, file)
+        files[file.name] = download(source, trusted, target, inbox, Disk(), reserve_bytes=config.storage.reserve_bytes)
+    return files
+
+
+def _inbox(config: Config, name: str, version: str) -> Path:
+    return config.inbox_dir / name / version
+
+
+def _empty_inbox(config: Config, name: str) -> None:
+    Disk().remove_directory(config.inbox_dir / name)
 
 
 def _report(name: str, slot: Slot, candidate: Candidate, trusted: Trusted, gate: Proof | None = None) -> InstallReport:
@@ -162,7 +181,11 @@ def _believe(config: Config, repository: str, root: Path | None) -> tuple[Truste
         try:
             trust.initialise(read_bounded(root, MOST_ROOT_BYTES))
         except OSError as error:
-            raise DeviceUnable(f"cannot read the root of trust {root}", found=str(error.strerror)) from error
+            raise DeviceUnable(
+                f"cannot read the root of trust {root}",
+                found=str(error.strerror),
+                hint="name the publisher's 1.root.json, or leave --root out on a device that has one",
+            ) from error
     source = open_source(repository, config.trust.fetch_timeout_s)
     return trust.refresh(source, config.trust.clock), source
 
@@ -176,7 +199,9 @@ def _candidate(config: Config, name: str, version: str, trusted: Trusted, source
             found=", ".join(versions) or "no release of that model",
             hint="publish it, or ask for one of those",
         )
-    inbox = config.inbox_dir / f"{name}-{wanted}"
+    inbox = _inbox(config, name, wanted)
+    if not inbox.is_dir():
+        _empty_inbox(config, name)  # of another version that was never finished
     Disk().make_directory(inbox)
     path = download(source, trusted, f"{name}/{wanted}/{manifests.FILE_NAME}", inbox, Disk())
     data = read_bounded(path, manifests.MOST_MANIFEST_BYTES)
@@ -186,6 +211,7 @@ def _candidate(config: Config, name: str, version: str, trusted: Trusted, source
             "the manifest speaks of another release than the one it was published as",
             found=f"{manifest.name} {manifest.version}",
             expected=f"{name} {wanted}",
+            hint="publish the release again under its own name and version",
         )
     if manifests.version_key(manifest.minimum_app_version) > manifests.version_key(__version__):
         raise DeviceUnable(
@@ -206,11 +232,14 @@ def _agree(trusted: Trusted, target: str, file: manifests.File) -> None:
             f"the manifest and the signed metadata disagree about {file.name}",
             found=f"{file.sha256[:12]}, {file.length_bytes} bytes in the manifest",
             expected=f"{str(listed.hashes.get('sha256'))[:12]}, {listed.length} bytes",
+            hint="build, sign and publish the release again",
         )
 
 
-def _inbox(config: Config, candidate: Candidate) -> Path:
-    return config.inbox_dir / f"{candidate.manifest.name}-{candidate.manifest.version}"
+def _fetched_bytes(inbox: Path, wanted: tuple[manifests.File, ...]) -> int:
+    """What an earlier try has left in the inbox of the files wanted, whole or in part."""
+    names = {name for file in wanted for name in (file.name, f"{file.name}{PART_SUFFIX}")}
+    return sum(path.lstat().st_size for path in inbox.iterdir() if path.name in names)
 
 
 def _refuse_during_trial(store: Store) -> None:

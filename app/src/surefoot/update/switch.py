@@ -12,6 +12,7 @@ from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.serving.admin import AdminClient, NotRunning, SwapReport
 from surefoot.slots.state import Slot, State
 from surefoot.slots.store import Store
+from surefoot.slots.table import step_back
 from surefoot.update.install import open_store
 
 POLL_S = 0.1
@@ -47,8 +48,8 @@ def activate(config: Config, name: str, version: str | None = None) -> SwitchRep
     with store.operation("activate"):
         state = store.recover().state
         slot = _slot_of(state, version)
-        if slot == state.active:
-            return _report(state, changed=False, swap=_swap(config, name))
+        if slot == state.active:  # also after an activation that was cut off before the traffic moved
+            return _served(config, store.activate(slot), changed=state.held)
         state = store.activate(slot)
         swap = _swap(config, name)
         if swap is not None and not swap.swapped:
@@ -59,7 +60,7 @@ def activate(config: Config, name: str, version: str | None = None) -> SwitchRep
                 expected="a worker that loads it and agrees with its golden cases",
                 hint="what served before goes on serving",
             )
-        return _report(store.read(), changed=True, swap=swap)
+        return _report(store.read(), changed=True, serving=swap is not None, swap=swap)
 
 
 def confirm(config: Config, name: str, wait_s: float = 0.0) -> SwitchReport:
@@ -78,7 +79,8 @@ def confirm(config: Config, name: str, wait_s: float = 0.0) -> SwitchReport:
     first = store.read()
     if first.trial is None:
         _require_active(first)
-        return _report(first, changed=False, swap=None)
+        return _served(config, first, changed=False)
+    _served(config, first)  # an activation that was cut off has left the traffic where it was
     while True:
         state = store.read()
         if state.trial is None or _digest(state) != _digest(first):
@@ -90,7 +92,7 @@ def confirm(config: Config, name: str, wait_s: float = 0.0) -> SwitchReport:
         lacking, evidence = _evidence(config, name, state)
         if not lacking:
             with store.operation("confirm"):
-                return _report(store.confirm(evidence), changed=True, swap=None)
+                return _report(store.confirm(evidence), changed=True, serving=True)
         if time.monotonic() >= deadline:
             raise DeviceUnable(
                 f"{name} has not shown enough to be confirmed",
@@ -110,9 +112,13 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
     """
     store = open_store(config, name)
     with store.operation("rollback"):
-        store.recover()
-        state = store.rollback(steps, reason or "asked for by the operator")
-        return _served(config, name, state)
+        reason = reason or "asked for by the operator"
+        state = store.recover().state
+        if state.trial is not None and steps > 1 and store.where(step_back(state, steps)) is not None:
+            # What comes from the archive needs the trial's slot, which its worker holds until the traffic has moved.
+            _served(config, store.rollback(1, reason))
+            steps -= 1
+        return _served(config, store.rollback(steps, reason))
 
 
 def reject(config: Config, name: str, reason: str) -> SwitchReport:
@@ -120,8 +126,7 @@ def reject(config: Config, name: str, reason: str) -> SwitchReport:
     store = open_store(config, name)
     with store.operation("reject"):
         store.recover()
-        state = store.reject(reason)
-        return _served(config, name, state)
+        return _served(config, store.reject(reason))
 
 
 def remove(config: Config, name: str) -> bool:
@@ -135,16 +140,17 @@ def remove(config: Config, name: str) -> bool:
     return True
 
 
-def _served(config: Config, name: str, state: State) -> SwitchReport:
-    swap = _swap(config, name)
+def _served(config: Config, state: State, *, changed: bool = True) -> SwitchReport:
+    """Let the traffic follow what is recorded already."""
+    swap = _swap(config, state.name)
     if swap is not None and not swap.swapped:
         raise DeviceUnable(
-            f"the return of {name} is recorded, but the server could not load what it returns to",
+            f"which release of {state.name} is active is recorded, but the server could not take it into service",
             found=swap.reason,
-            expected="a worker that loads it",
-            hint=f"surefoot model verify {name}; what served before goes on serving until the server restarts",
+            expected="a worker that loads it and agrees with its golden cases",
+            hint=f"surefoot model verify {state.name}; what served before goes on serving until the server restarts",
         )
-    return _report(state, changed=True, swap=swap)
+    return _report(state, changed=changed, serving=swap is not None, swap=swap)
 
 
 def _swap(config: Config, name: str) -> SwapReport | None:
@@ -187,7 +193,12 @@ def _evidence(config: Config, name: str, state: State) -> tuple[str, str]:
 
 def _require_active(state: State) -> None:
     if state.active is None:
-        raise BadRequest(f"{state.name} has no active release to confirm", hint="install and activate one first")
+        raise BadRequest(
+            f"{state.name} has no active release to confirm",
+            found="no active slot",
+            expected="a release on trial",
+            hint="install and activate one first",
+        )
 
 
 def _digest(state: State) -> str | None:
@@ -200,7 +211,7 @@ def _last_reason(store: Store) -> str:
     return f"{events[-1].what}: {events[-1].reason}" if events else "no history"
 
 
-def _report(state: State, *, changed: bool, swap: SwapReport | None) -> SwitchReport:
+def _report(state: State, *, changed: bool, serving: bool, swap: SwapReport | None = None) -> SwitchReport:
     active = state.slots[state.active] if state.active is not None else None
     release = active.release if active is not None else None
     return SwitchReport(
@@ -210,6 +221,6 @@ def _report(state: State, *, changed: bool, swap: SwapReport | None) -> SwitchRe
         version=release.version if release else None,
         digest=release.digest if release else None,
         status=active.status if active else "empty",
-        serving=swap is not None and swap.swapped,
+        serving=serving,
         swap=swap,
     )
