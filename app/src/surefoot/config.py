@@ -34,7 +34,7 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080  # 0: take a free one once, and keep it for later starts
-    most_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 32)] = 64 * 1024 * 1024
+    most_body_bytes: Annotated[int, Meta(ge=1024, le=512 * 1024 * 1024)] = 64 * 1024 * 1024
     queue_depth: Annotated[int, Meta(ge=1, le=100_000)] = 64  # waiting for one worker; more get 503 with Retry-After
     request_timeout_s: Seconds = 30.0
     drain_timeout_s: Seconds = 30.0
@@ -60,7 +60,7 @@ class Storage(Section, frozen=True, kw_only=True):
 class Runtime(Section, frozen=True, kw_only=True):
     """How a runtime may use the machine."""
 
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
     load_timeout_s: Seconds = 120.0
 
 

@@ -1,17 +1,24 @@
-"""What the inference_app preflight asks a device: one JSON object on stdout. Writes nothing.
+"""What inference_app asks a device before it changes anything: one JSON object on stdout. Writes nothing.
 
 Runs by whatever interpreter inference_app_python names, an old one too, so that its answer can say so.
+Arguments: the configuration, the note of what the app was started with, then the directories to look at.
 """
 
+import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
+STATUS_TIMEOUT_S = 60
+# `surefoot status`: 2, no configuration yet, or one that is not valid; 4, nothing runs. The role sees to both.
+NOT_RUNNING = (2, 4)
+
 
 def look_at(path):
-    """Whether a directory could be made or written there, and the bytes free on its file system."""
+    """Whether a directory is there, or could be made and written, and the bytes free on its file system."""
     nearest = path
     while not os.path.lexists(str(nearest)) and nearest != nearest.parent:
         nearest = nearest.parent
@@ -23,36 +30,54 @@ def look_at(path):
     free = os.statvfs(str(nearest))
     return {
         "path": str(path),
-        "writable": not problem,
+        "exists": path.is_dir(),
         "problem": problem,
         "free_bytes": free.f_bavail * free.f_frsize,
     }
 
 
-def first_line(path):
-    """The first line of a small file, or nothing."""
+def content(path):
+    """A small text file without the white space around it, or nothing."""
     try:
-        with path.open() as stream:
-            return stream.read(1024).strip().partition("\n")[0]
+        with path.open(encoding="utf-8") as stream:
+            return stream.read(65536).strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-app, problem = None, ""
-try:
-    import surefoot
+def installed():
+    """The version of the app that this interpreter holds, and why there is none."""
+    try:
+        import surefoot
+    except Exception as error:  # an app that cannot be imported is an answer, whatever it raises
+        return None, f"not importable: {error!r}"
+    return surefoot.__version__, ""
 
-    app = surefoot.__version__
-except Exception as error:  # an app that cannot be imported is an answer, whatever it raises
-    problem = f"not importable: {error!r}"
+
+def running(config):
+    """What the app that runs says of itself, ``None`` where none runs, and why that cannot be told."""
+    command = [sys.executable, "-m", "surefoot", "--config", str(config), "status", "--json"]
+    asked = subprocess.run(command, capture_output=True, timeout=STATUS_TIMEOUT_S, check=False)
+    if asked.returncode == 0:
+        return json.loads(asked.stdout.decode()), ""
+    if asked.returncode in NOT_RUNNING:
+        return None, ""
+    return None, (asked.stdout + asked.stderr).decode(errors="replace")[-500:]
+
+
+config, note = Path(sys.argv[1]), Path(sys.argv[2])
+app, problem = installed()
+seen, unclear = running(config) if app else (None, "")
 print(
     json.dumps(
         {
             "python": platform.python_version(),
             "app": app,
-            "problem": problem,
-            "started_with": first_line(Path(sys.argv[1])),
-            "directories": [look_at(Path(path)) for path in sys.argv[2:]],
+            "problem": problem or unclear,
+            "running": {"version": seen["version"], "url": seen["url"]} if seen else None,
+            "configuration": hashlib.sha256(content(config).encode()).hexdigest(),
+            "started_with": content(note),
+            "directories": [look_at(Path(path)) for path in sys.argv[3:]],
         }
     )
 )

@@ -146,7 +146,7 @@ def lift_quarantine(context: click.Context, name: str, digest: str, as_json: boo
 @json_option
 @click.pass_context
 def remove(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
-    """Take a model off the device: slots, archive and history."""
+    """Take a model off the device: slots, archive and history, version floor and quarantine with them."""
     from surefoot import update
     from surefoot.errors import BadRequest
 

@@ -19,7 +19,7 @@ from surefoot.config import Config
 from surefoot.errors import BadRequest, DeviceUnable, SurefootError, TransportFailed, UntrustedRelease
 from surefoot.serving import endpoint
 from surefoot.serving.endpoint import Endpoint
-from surefoot.serving.limits import check
+from surefoot.serving.sockets import check_host
 
 LOG_NAME = "serve.log"
 MOST_LOG_BYTES = 1024 * 1024  # kept twice: serve.log and serve.log.1
@@ -47,7 +47,7 @@ def start_detached(config: Config) -> Endpoint:
         DeviceUnable: it did not start; the reason is its own, or the end of its log.
         BadRequest: the configuration cannot be served.
     """
-    check(config)
+    check_host(config.gateway.host)
     if endpoint.running(config.run_dir):
         raise endpoint.already_running(config.run_dir)
     try:

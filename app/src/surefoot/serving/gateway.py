@@ -39,6 +39,7 @@ from surefoot.serving.control import (
     Withdraw,
 )
 from surefoot.serving.exchange import BodyMeter
+from surefoot.serving.heads import BoundedHeads
 from surefoot.serving.inference import ClassifyOperation, InferOperation, Models
 from surefoot.serving.metrics import Metrics
 from surefoot.serving.status import ServingStatus
@@ -72,7 +73,7 @@ class Gateway:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=BoundedHeads,
             ws="none",
             lifespan="off",
             interface="asgi3",

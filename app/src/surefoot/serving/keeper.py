@@ -40,6 +40,7 @@ class ModelKeeper:
         self.reason = ""
         self.loading = False
         self._backoff_s = BACKOFF_FIRST_S
+        self._not_before_s = 0.0
         self._watching: dict[int, asyncio.Task[None]] = {}
         self._retrying: asyncio.Task[None] | None = None
 
@@ -77,11 +78,43 @@ class ModelKeeper:
             if self.current is None:
                 self.reason = str(error)
                 self._retry()
-            return SwapReport(name=self.name, swapped=False, reason=str(error))
+            evidence = isinstance(error, NotLoaded) and error.evidence
+            return SwapReport(name=self.name, swapped=False, reason=str(error), evidence=evidence)
         finally:
             self.loading = False
         self._succeeded()
         return report
+
+    async def catch_up(self) -> None:
+        """Serve what the store says, where an operation was cut off between its record and the traffic."""
+        busy = self.loading or (self._retrying is not None and not self._retrying.done())
+        if busy or time.monotonic() < self._not_before_s or not await asyncio.to_thread(self._left_behind):
+            return
+        log.warning("%s: what serves is not what is recorded; catching up", self.name)
+        self.loading = True
+        try:
+            await self._return_to_service()
+        except SurefootError as error:
+            self._failed(error)
+            self._not_before_s = time.monotonic() + self._backoff_s
+            self._backoff_s = min(2 * self._backoff_s, BACKOFF_MOST_S)
+        finally:
+            self.loading = False
+
+    def _left_behind(self) -> bool:
+        store = open_store(self._config, self.name)  # an object is for one thread
+
+        def differs() -> bool:
+            wanted, current = store.read().serving, self.current
+            return (wanted.digest if wanted else None) != (current.loaded.digest if current else None)
+
+        try:
+            if not differs():
+                return False
+            with store.operation("catch up"):  # whoever is at work moves the traffic when it is done
+                return differs()
+        except SurefootError:
+            return False
 
     async def _return_to_service(self) -> None:
         for _ in range(MOST_RETURNS):

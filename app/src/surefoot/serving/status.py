@@ -58,7 +58,10 @@ class ServingStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a swap came to. ``swapped``: what the store wants is what serves (``reason`` says why if not)."""
+    """What a swap came to. ``swapped``: what the store wants is what serves (``reason`` says why if not).
+
+    ``evidence``: it is the release that failed, and not the device at the moment.
+    """
 
     name: str
     slot: str | None = None
@@ -68,3 +71,4 @@ class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
     golden: dict[str, int] = {}
     swapped: bool
     reason: str = ""
+    evidence: bool = False

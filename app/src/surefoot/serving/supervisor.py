@@ -29,13 +29,13 @@ from surefoot.serving.control import Counts
 from surefoot.serving.endpoint import Endpoint
 from surefoot.serving.gatekeeper import Gatekeeper
 from surefoot.serving.keeper import ModelKeeper
-from surefoot.serving.limits import check
-from surefoot.serving.sockets import UnixSockets, open_tcp
+from surefoot.serving.sockets import UnixSockets, check_host, open_tcp
 from surefoot.serving.status import ModelServing, ServingStatus, SwapReport
 from surefoot.slots.status import report
 from surefoot.slots.store import Store
 
 EVENTS_SHOWN = 12
+CATCH_UP_S = 5.0
 HTTP_SOCKET_MODE = 0o660
 ADMIN_SOCKET_MODE = 0o600
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
@@ -167,6 +167,16 @@ class Supervisor:
         names = Store.names(self._config.models_dir)
         await asyncio.gather(*(self._keeper(name).boot() for name in names))
 
+    async def keep_up(self) -> None:
+        """Now and then, look whether what serves is what is recorded."""
+        while True:
+            await asyncio.sleep(CATCH_UP_S)
+            try:
+                for name in await asyncio.to_thread(Store.names, self._config.models_dir):
+                    await self._keeper(name).catch_up()
+            except OSError as error:  # the disk answers nothing at the moment; what serves goes on
+                log.error("cannot look at the models: %s", error)
+
     async def close(self) -> None:
         """Drain the gateway, then let the workers go."""
         await self._gatekeeper.stop()
@@ -187,7 +197,7 @@ def run(config: Config, on_ready: OnReady | None = None) -> int:
         BadRequest: the configuration cannot be served.
         DeviceUnable: another server runs in the same ``run_dir``, or a socket cannot be opened.
     """
-    check(config)
+    check_host(config.gateway.host)
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -235,6 +245,7 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
             keeping = loop.create_task(gatekeeper.keep(accepting))
             leaving = loop.create_task(supervisor.leaving.wait())
             booting = loop.create_task(supervisor.boot())  # loads while the gateway starts
+            up = loop.create_task(supervisor.keep_up())
             try:
                 await _first(accepting.wait(), keeping, leaving)
                 endpoint.publish(config.run_dir, where)
@@ -245,8 +256,9 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
                 await _first(leaving, keeping)
             finally:
                 booting.cancel()
+                up.cancel()
                 await supervisor.close()
-                for task in (booting, keeping, leaving):
+                for task in (booting, up, keeping, leaving):
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task

@@ -44,7 +44,7 @@ def activate(config: Config, name: str, version: str | None = None) -> SwitchRep
         DeviceUnable: it did not pass its gate, or the server could not load it: then it is rejected and quarantined,
             and what served goes on serving.
     """
-    store = open_store(config, name)
+    store = _known(config, name)
     with store.operation("activate"):
         state = store.recover().state
         slot = _slot_of(state, version)
@@ -53,14 +53,28 @@ def activate(config: Config, name: str, version: str | None = None) -> SwitchRep
         state = store.activate(slot)
         swap = _swap(config, name)
         if swap is not None and not swap.swapped:
-            store.reject(f"the server could not take it into service: {swap.reason}")
+            _take_back(store, state, swap)
             raise DeviceUnable(
-                f"{name} {version or ''} could not be taken into service and is rejected".replace("  ", " "),
+                f"{name} {version or ''} could not be taken into service".replace("  ", " "),
                 found=swap.reason,
                 expected="a worker that loads it and agrees with its golden cases",
-                hint="what served before goes on serving",
+                hint="it is quarantined here: release a corrected version"
+                if swap.evidence
+                else "what served goes on serving; try again when the device can",
             )
         return _report(store.read(), changed=True, serving=swap is not None, swap=swap)
+
+
+def _take_back(store: Store, state: State, swap: SwapReport) -> None:
+    """Undo an activation in the store. Only evidence against the release is held against it."""
+    reason = f"the server could not take it into service: {swap.reason}"
+    if swap.evidence:
+        store.reject(reason)
+    elif state.trial is not None:
+        store.revert(reason)
+    else:
+        store.rollback(1, reason)
+        store.release_hold()
 
 
 def confirm(config: Config, name: str, wait_s: float = 0.0) -> SwitchReport:
@@ -74,7 +88,7 @@ def confirm(config: Config, name: str, wait_s: float = 0.0) -> SwitchReport:
     Raises:
         DeviceUnable: no server runs, the trial ended, or it has not shown enough in time.
     """
-    store = open_store(config, name)
+    store = _known(config, name)
     deadline = time.monotonic() + wait_s
     first = store.read()
     if first.trial is None:
@@ -110,7 +124,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
         BadRequest: there is nothing that far back.
         DeviceUnable: recorded, but the server could not load it.
     """
-    store = open_store(config, name)
+    store = _known(config, name)
     with store.operation("rollback"):
         reason = reason or "asked for by the operator"
         state = store.recover().state
@@ -123,7 +137,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
 
 def reject(config: Config, name: str, reason: str) -> SwitchReport:
     """Quarantine the active release, and return to what was confirmed before it."""
-    store = open_store(config, name)
+    store = _known(config, name)
     with store.operation("reject"):
         store.recover()
         return _served(config, store.reject(reason))
@@ -138,6 +152,17 @@ def remove(config: Config, name: str) -> bool:
         Disk().remove_directory(config.models_dir / name)
     _swap(config, name)
     return True
+
+
+def _known(config: Config, name: str) -> Store:
+    names = Store.names(config.models_dir)
+    if name not in names:
+        raise BadRequest(
+            f"this device has no model {name!r}",
+            found=", ".join(names) or "no model at all",
+            hint=f"surefoot model install {name} --version X.Y.Z --repository …",
+        )
+    return open_store(config, name)
 
 
 def _served(config: Config, state: State, *, changed: bool = True) -> SwitchReport:
