@@ -17,7 +17,7 @@ demo-down: ## Stop the demo and remove it
 
 .PHONY: test test-pythons check fix
 test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
 	.ci/pythons
 check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing
