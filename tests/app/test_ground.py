@@ -57,7 +57,8 @@ def test_a_layer_that_imports_from_above_is_refused(tmp_path):
 
 
 WRITES = re.compile(
-    r"\.write_text\(|\.write_bytes\(|os\.(rename|replace|unlink|remove|truncate)\(|open\([^)]*[\"'][wax]"
+    r"\.write_text\(|\.write_bytes\(|os\.(rename|replace|unlink|remove|truncate)\("
+    r"|open\([^)]*[\"'][wax]|os\.O_(WRONLY|RDWR|CREAT)"
 )
 
 
