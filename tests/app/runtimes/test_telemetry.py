@@ -33,7 +33,8 @@ WRITES = re.compile(r"O_CREAT|O_WRONLY|O_RDWR|mkdir|rename|link\(|linkat")
 
 def environment(home: Path) -> dict[str, str]:
     """This process's own, in a home where traces would show, and without the variable that we must set ourselves."""
-    kept = {key: value for key, value in os.environ.items() if key != TELEMETRY_VARIABLE and not key.startswith("XDG_")}
+    hidden = {TELEMETRY_VARIABLE, "CI"}  # the client keeps still where CI is set, and a device is no CI
+    kept = {key: value for key, value in os.environ.items() if key not in hidden and not key.startswith("XDG_")}
     return {**kept, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
