@@ -46,4 +46,4 @@ class Load:
                     self.failed.append(f"{reply.status} {reply.data[:200]!r}")
             except Exception as error:  # whatever it was, that request did not succeed
                 self.failed.append(repr(error))
-            self._stop.wait(0.005)
+            self._stop.wait(0.025)  # some forty a second, so that the load itself does not slow the change
