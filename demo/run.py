@@ -28,7 +28,6 @@ from demo.place import (
     surefoot,
 )
 
-CONFIG = DEVICE / "surefoot.toml"
 MEASURED = 200
 REFRESH_S = 86_400.0  # the timestamp is signed again when it is a day old
 console = Console(highlight=False)
@@ -44,7 +43,7 @@ def main() -> int:
     try:
         _publish()
         _playbook("deploy v1", "deploy.yml", surefoot_version="1.0.0")
-        endpoint = json.loads(surefoot("--config", str(CONFIG), "status", "--json"))
+        endpoint = json.loads((DEVICE / "run" / "endpoint.json").read_text())
         url = str(endpoint["url"])
         _leave_facts(url, int(endpoint["pid"]))
         _classify(url)
