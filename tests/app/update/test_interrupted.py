@@ -55,8 +55,8 @@ def test_a_device_at_fault_puts_an_activation_off_and_blames_nobody(device_with_
     assert device.served_version == "2.0.0"
 
 
-def test_two_steps_back_from_a_trial(device_with_v1, signed_repository):
-    """One step leads to the confirmed release; the next needs the slot that the trial's worker still holds."""
+def test_more_steps_back_than_there_are_is_refused_and_nothing_moves(device_with_v1, signed_repository):
+    """A release confirmed here before serves at once when it is activated again, and one step leads back from it."""
     device = device_with_v1
     device.deploy("2.0.0", signed_repository)
     device.json("model", "rollback", MODEL)

@@ -64,7 +64,7 @@ def status(context: click.Context, as_json: bool) -> None:
             latency = f", p50 {model.p50_ms:.2f} ms, p99 {model.p99_ms:.2f} ms" if model.p50_ms and model.p99_ms else ""
             what = (
                 f"{model.version} from slot {model.slot} by {model.runtime} ({model.provider}), "
-                f"{model.inferences} requests{latency}"
+                f"{model.inferences} inferences{latency}"
                 if model.ready
                 else f"{model.state}{': ' + model.reason if model.reason else ''}"
             )

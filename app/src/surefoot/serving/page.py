@@ -82,7 +82,7 @@ def _model(model: ModelServing) -> str:
             "provider": (model.provider or "none").removesuffix("ExecutionProvider"),
             "p50": _milliseconds(model.p50_ms),
             "p99": _milliseconds(model.p99_ms),
-            "requests": f"{model.inferences:,}",
+            "inferences": f"{model.inferences:,}",
             "failed": f"{model.failures:,}",
             "memory": f"{model.memory_bytes / 1e6:.0f} MB" if model.memory_bytes else "none",
             "serving for": _duration(model.uptime_s) if model.ready else "not serving",

@@ -11,7 +11,8 @@ class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     """One model: what serves (``None`` where nothing does), and what its slot store says.
 
     ``state``: ``serving``, ``loading``, ``failed`` (a retry follows) or ``empty`` (nothing is active).
-    ``inferences`` to ``p99_ms`` and ``uptime_s`` are those of the worker that serves now.
+    ``inferences`` to ``p99_ms`` and ``uptime_s`` are those of the worker that serves now; the golden cases it answered
+    before it took traffic count as inferences.
     ``slots`` is the store's own report (``surefoot model status``), ``events`` its last events, newest last.
     """
 
