@@ -169,6 +169,31 @@ def test_a_passphrase_file_is_read_and_an_empty_passphrase_refused(capsys, tmp_p
     assert ran(capsys, *arguments, "--root-keys", "1", "--root-threshold", "1")["root_version"] == 1
 
 
+def test_a_file_too_long_for_a_passphrase_is_refused_as_the_callers_mistake(capsys, tmp_path, made_keys):
+    file = tmp_path / "passphrase"
+    file.write_text("x" * 4097)
+    error = ran(capsys, "keys", "renew", made_keys, "--passphrase-file", file, status=2)
+    assert "cannot read the passphrase" in error["what"] and "at most 4096" in error["found"]
+    file.write_text("x" * 4096)  # the mutant: one byte less is read, and is only the wrong passphrase
+    assert "cannot open the key" in ran(capsys, "keys", "renew", made_keys, "--passphrase-file", file, status=2)["what"]
+
+
+def test_a_kit_is_sealed_and_verified_as_typed(capsys, tmp_path, recipe_file, made_keys):
+    out, kit = tmp_path / "built", tmp_path / "kit"
+    signing = ("--keys", made_keys, "--repository", kit / "repository")
+    ran(capsys, "release", "build", recipe_file, "--out", out)
+    ran(capsys, "release", "sign", out, *signing)
+    ran(capsys, "release", "publish", out, *signing)
+    sealed = ran(capsys, "kit", "seal", kit, "--keys", made_keys, "--platform", "generic", "--version", "0.1.0")
+    assert sealed["platform"] == "generic"
+    root = ("--root", made_keys / "1.root.json")
+    assert ran(capsys, "kit", "verify", kit, *root)["fresh"] is True
+    assert main(["kit", "verify", str(kit), *map(str, root)]) == 0
+    assert "is whole: 8 files" in capsys.readouterr().out
+    (kit / "extra").touch()
+    assert "extra is not of this kit" in ran(capsys, "kit", "verify", kit, *root, status=3)["found"]
+
+
 def test_without_environment_the_passphrase_is_asked_for_twice(tmp_path):
     """Asked on a real terminal: a pseudo one."""
     import pty

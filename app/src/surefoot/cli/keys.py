@@ -13,7 +13,7 @@ from tuf.api.metadata import Root
 
 from surefoot.cli.output import emit, json_option
 from surefoot.durable import Disk, read_bounded
-from surefoot.errors import BadRequest
+from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release import keys as signing
 from surefoot.release.metadata import Role, parse, text
 
@@ -45,7 +45,7 @@ def passphrase(file: Path | None, *, new: bool = False) -> str:
     if file is not None:
         try:
             given = read_bounded(file, MOST_PASSPHRASE_BYTES).decode().split("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, DeviceUnable) as error:
             raise BadRequest(f"cannot read the passphrase from {file}", found=str(error)) from error
     elif PASSPHRASE_VARIABLE in os.environ:
         given = os.environ[PASSPHRASE_VARIABLE]

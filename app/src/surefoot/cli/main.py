@@ -22,6 +22,7 @@ COMMANDS = {
     "classify": ("surefoot.cli.infer", "Classify images by a running server."),
     "config": ("surefoot.cli.config", "Check a device's configuration."),
     "keys": ("surefoot.cli.keys", "Make the keys that sign releases."),
+    "kit": ("surefoot.cli.kit", "Seal and check offline kits for a USB stick."),
     "model": ("surefoot.cli.model", "Install, activate, confirm and roll back models on this device."),
     "release": ("surefoot.cli.release", "Build, sign, publish and check releases."),
     "serve": ("surefoot.cli.serve", "Serve this device's models."),

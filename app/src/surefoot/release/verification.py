@@ -137,7 +137,7 @@ class Inspector:
     def check_strangers(self) -> int:
         """Nothing else in the folder. Returns how many files there are."""
         count = 0
-        for path in _walk(self.repository):
+        for path in walk_files(self.repository):
             count += 1
             if count > MOST_FILES:
                 self.problem(f"more than {MOST_FILES} files")
@@ -292,10 +292,10 @@ def verify(repository: Path, root: Path | None, *, now: datetime, progress: Prog
     return Verification(files, len(inspector.releases), tuple(dict.fromkeys(inspector.problems)))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path) -> Iterator[Path]:
     """Everything under a folder but directories; symbolic links are given, not followed."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+            yield from walk_files(path)
         else:
             yield path
