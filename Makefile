@@ -15,9 +15,11 @@ demo: .venv/demo.stamp ## Deploy a real model to a device in a folder, update it
 demo-down: ## Stop the demo and remove it
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo.down; else echo "no demo here"; fi
 
-.PHONY: test test-pythons check fix
+.PHONY: test test-full test-pythons check fix
 test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+test-full: .venv/dev.stamp ## Run the tests and the long sweeps that CI leaves out
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "full or not full" $(TESTS)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
 	.ci/pythons
 check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing

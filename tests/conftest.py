@@ -16,6 +16,7 @@ import pytest
 import urllib3
 
 from demo import place, releases
+from tests.parts import docker
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +24,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_report_header() -> str:
     who = "root" if os.geteuid() == 0 else "an ordinary user"
     return f"surefoot: as {who}, CI={os.environ.get('CI', 'false')}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[docker.RUN] = str(os.getpid())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        docker.stop_if_started_here()
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +48,13 @@ def needs() -> Callable[[bool, str], None]:
             pytest.skip(message)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def engine(needs: Callable[[bool, str], None]) -> docker.Engine:
+    """A real Docker engine. The first start downloads and unpacks it (about a minute)."""
+    needs(docker.possible(), "root on Debian, to start a Docker engine")
+    return docker.start()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""The tests' own Docker engine: started by the first test that asks for it, stopped at the end of that run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "parts" / "engine"
+RUN = "SUREFOOT_TEST_RUN"  # the process id of the pytest that runs everything; its workers inherit it
+
+
+def folder() -> Path:
+    return Path(os.environ.get("SUREFOOT_TEST_ENGINE", ROOT / "build" / "parts" / "engine"))
+
+
+def possible() -> bool:
+    """Whether this machine can run it: root on Debian."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """``environment`` makes every ``docker`` and every client library talk to this engine."""
+
+    environment: dict[str, str]
+
+    def docker(self, *arguments: str, check: bool = True, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["docker", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+def start() -> Engine:
+    done = subprocess.run([SCRIPT, "start", folder()], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"the Docker engine of the tests did not start:\n{done.stderr}"
+    variables = dict(line.removeprefix("export ").split("=", 1) for line in done.stdout.splitlines())
+    variables["PATH"] = variables["PATH"].replace("$PATH", os.environ["PATH"])
+    return Engine({**os.environ, **variables})
+
+
+def stop_if_started_here() -> None:
+    note = folder() / "started-by"
+    if note.exists() and note.read_text() == os.environ.get(RUN):
+        subprocess.run([SCRIPT, "stop", folder()], check=True, timeout=120)
