@@ -70,6 +70,9 @@ def assemble(debs: Iterable[Path], target: Path) -> None:
                 entries[place] = (member, content)
     for name, content in _configured(entries, paragraphs):
         entries[name] = (_file(name, content), content)
+    tmp = tarfile.TarInfo("tmp")
+    tmp.type, tmp.mode = tarfile.DIRTYPE, 0o1777
+    entries["tmp"] = (tmp, b"")
     for name in MERGED:
         if f"usr/{name}" in entries:
             link = tarfile.TarInfo(name)
