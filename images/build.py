@@ -1,0 +1,232 @@
+"""Builds images: `make image-rpi` and its like. Needs a Docker engine with buildx (DOCKER_HOST); runs nothing of the target.
+
+usage: python -m images.build TARGET…       a target or group of docker-bake.hcl
+
+Writes dist/surefoot-VERSION-TARGET.docker.tar, which `docker load` takes, with its SBOM and licences beside it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import datetime
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from images.base import assemble
+from images.base.debian import LOCK, Problem, digest, fetch, read_lock
+from surefoot import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+DIST = ROOT / "dist"
+FILES = ("images/versions.hcl", "images/docker-bake.hcl")
+MOST_EDGETPU_BYTES = 16 * 1024 * 1024
+
+
+def capture(*line: str) -> str:
+    """What a command prints."""
+    return subprocess.run(line, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
+def variables() -> dict[str, str]:
+    """What the bake file is told about this commit."""
+    epoch = capture("git", "log", "-1", "--format=%ct")
+    created = datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)
+    dirty = "-dirty" if capture("git", "status", "--porcelain", "--untracked-files=no") else ""
+    return {
+        "VERSION": __version__,
+        "REVISION": capture("git", "rev-parse", "HEAD") + dirty,
+        "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "SOURCE_DATE_EPOCH": epoch,
+        "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",  # they would name this machine, and no two would be the same
+        "BUILDX_GIT_LABELS": "0",
+    }
+
+
+class Bake:
+    """`docker buildx bake` with this commit's variables."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.environment = {**os.environ, **variables()}
+        certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+        if Path(certificates).exists():
+            self.environment["CA_FILE"] = certificates
+        self.environment["PIP_FILE"] = str(_pip_settings(scratch / "pip.conf"))
+
+    def __call__(self, *arguments: str) -> str:
+        """Run it. Returns what it printed on standard output; its progress is shown."""
+        line = ["docker", "buildx", "bake", *(word for file in FILES for word in ("--file", file)), *arguments]
+        quiet = os.environ.get("BUILD_PROGRESS", "quiet") == "quiet" and "--print" not in arguments
+        done = subprocess.run(
+            line + (["--progress=plain"] if quiet else []),
+            env=self.environment, cwd=ROOT, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet or "--print" in arguments else None,
+        )  # fmt: skip
+        if done.returncode != 0:
+            said = re.findall(r"^(?:#\d+ [\d.]+ )?(surefoot: .*|(?:  .*what to do.*|  offered.*)|ERROR: .*)$", done.stderr or "", re.MULTILINE)
+            raise Problem("\n".join(said) or f"the build failed\n{(done.stderr or '')[-4000:]}")
+        return done.stdout
+
+    def targets(self, names: list[str]) -> dict[str, Any]:
+        """The targets that ``names`` stand for, as bake resolves them."""
+        resolved: dict[str, Any] = json.loads(self("--print", *names))["target"]
+        return resolved
+
+
+def _pip_settings(path: Path) -> Path:
+    """What a closed site tells pip (its mirror, its proxy), as a file that a build step reads as a secret."""
+    wanted = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+    settings = {"cert": "/etc/ssl/certs/ca-certificates.crt"}
+    for key, value in re.findall(r"^(?:global|:env:|install|download)\.([a-z-]+)='(.*)'$", capture(sys.executable, "-m", "pip", "config", "list"), re.MULTILINE):
+        value = " ".join(word for word in value.split() if not word.startswith("file:"))
+        if key in wanted and value:
+            settings[key] = value
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    if proxy:
+        settings.setdefault("proxy", proxy)
+    parser = configparser.RawConfigParser()
+    parser["global"] = settings
+    with path.open("w") as file:
+        parser.write(file)
+    path.chmod(0o600)
+    return path
+
+
+def need_engine() -> None:
+    """Say what is missing where no engine answers."""
+    for line in (["docker", "version"], ["docker", "buildx", "version"]):
+        if shutil.which("docker") is None or subprocess.run(line, capture_output=True, check=False).returncode != 0:
+            raise Problem(
+                f"`{' '.join(line)}` does not answer: images need a Docker engine from version 26 with buildx\n"
+                "  what to do: start it, or name it in DOCKER_HOST; on Debian 12 as root, tests/parts/engine brings one"
+            )
+
+
+def fresh(folder: Path, key: str) -> bool:
+    """Whether ``folder`` was filled for ``key``; an emptied one otherwise."""
+    stamp = folder / ".made-from"
+    if stamp.exists() and stamp.read_text() == key:
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return False
+
+
+def bases() -> None:
+    """Our own Debian, for each architecture and for the build stages: build/base."""
+    packages = read_lock()
+    fetch(packages, BUILD / "debs")
+    key = digest(LOCK) + digest(Path(assemble.__file__))
+    if fresh(BUILD / "base", key):
+        return
+    for section, architecture in (("base", "amd64"), ("base", "arm64"), ("tools", "amd64")):
+        files = [BUILD / "debs" / p.file for p in packages if (p.section, p.architecture) == (section, architecture)]
+        assemble.assemble(files, BUILD / "base" / f"{section}-{architecture}.tar")
+    (BUILD / "base" / ".made-from").write_text(key)
+
+
+def app() -> None:
+    """The app's wheel: build/app."""
+    shutil.rmtree(BUILD / "app", ignore_errors=True)
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*line, "--wheel-dir", BUILD / "app", ROOT / "app"], check=True)
+
+
+def edgetpu() -> None:
+    """Google's runtime, if its address and hash were given: build/edgetpu."""
+    url, wanted = os.environ.get("EDGETPU_URL", ""), os.environ.get("EDGETPU_SHA256", "")
+    if fresh(BUILD / "edgetpu", url + wanted):
+        return
+    if url:
+        if not re.fullmatch(r"[0-9a-f]{64}", wanted):
+            raise Problem("EDGETPU_URL is given without EDGETPU_SHA256: a download without a hash is not taken")
+        target = BUILD / "edgetpu" / "libedgetpu.deb"
+        with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310 -- checked against a hash just below
+            target.write_bytes(reply.read(MOST_EDGETPU_BYTES))
+        if digest(target) != wanted:
+            target.unlink()
+            raise Problem(f"{url} is not the file that EDGETPU_SHA256 names")
+    (BUILD / "edgetpu" / ".made-from").write_text(url + wanted)
+
+
+def wheelhouse(bake: Bake, name: str, target: dict[str, Any]) -> Path:
+    """The wheels of a target: build/wheels/…, downloaded once for each lock, then used without a network."""
+    args = target["args"]
+    lock = ROOT / args["LOCK"]
+    architecture = target["platforms"][0].removeprefix("linux/")
+    folder = BUILD / "wheels" / f"{lock.stem}-{architecture}-{args['PYTHON_VERSION']}"
+    key = hashlib.sha256(lock.read_bytes() + args["GLIBC"].encode()).hexdigest()
+    if not fresh(folder, key):
+        bake(name, "--set", f"{name}.target=downloaded", "--set", f"{name}.output=type=local,dest={folder}")
+        (folder / ".made-from").write_text(key)
+    return folder
+
+
+def need_bases(bake: Bake, name: str, target: dict[str, Any]) -> None:
+    """A vendor's base is pinned by digest in a release, and of the target's architecture always."""
+    for role, context in target.get("contexts", {}).items():
+        image = context.removeprefix("docker-image://")
+        if "@sha256:" in image or image == context:
+            continue
+        print(f"surefoot: base not pinned: {name} takes {image} as its {role}", file=sys.stderr)
+        if os.environ.get("RELEASE") == "1":
+            raise Problem("a release is built from pinned bases only\n  what to do: make pin-bases, where the registry can be reached")
+        local = subprocess.run(
+            ["docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        wanted = target["platforms"][0] if role == "base" else "linux/amd64"
+        if local.returncode == 0 and local.stdout.strip() != wanted:
+            raise Problem(f"{image} is for {local.stdout.strip()}, and {name} needs a {role} for {wanted}")
+
+
+def build(names: list[str]) -> list[Path]:
+    """Build the targets. Returns their archives."""
+    need_engine()
+    bases()
+    app()
+    edgetpu()
+    DIST.mkdir(exist_ok=True)
+    archives = []
+    with tempfile.TemporaryDirectory() as scratch:
+        bake = Bake(Path(scratch))
+        for name, target in bake.targets(names).items():
+            need_bases(bake, name, target)
+            archive = DIST / f"surefoot-{__version__}-{name}.docker.tar"
+            contexts = {"wheelhouse": wheelhouse(bake, name, target), "debs": BUILD / "debs", "edgetpu": BUILD / "edgetpu"}
+            made = Path(scratch) / "metadata.json"
+            bake(
+                name, f"--metadata-file={made}",
+                *(word for context, folder in contexts.items() for word in ("--set", f"{name}.contexts.{context}={folder}")),
+                "--set", f"{name}.tags=surefoot:{__version__}-{name}",
+                "--set", f"{name}.output=type=docker,dest={archive},rewrite-timestamp=true",
+            )  # fmt: skip
+            print(f"{archive.relative_to(ROOT)}  {json.loads(made.read_text())[name]['containerimage.digest']}")
+            archives.append(archive)
+    return archives
+
+
+def main() -> int:
+    """Build what the command line names."""
+    if len(sys.argv) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        build(sys.argv[1:])
+    except (Problem, subprocess.CalledProcessError) as problem:
+        print(f"surefoot: {problem}".replace("surefoot: surefoot: ", "surefoot: "), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
