@@ -208,7 +208,7 @@ def build(names: list[str]) -> list[Path]:
                 name, f"--metadata-file={made}",
                 *(word for context, folder in contexts.items() for word in ("--set", f"{name}.contexts.{context}={folder}")),
                 "--set", f"{name}.tags=surefoot:{__version__}-{name}",
-                "--set", f"{name}.output=type=docker,dest={archive},rewrite-timestamp=true",
+                "--set", f"{name}.output=type=docker,dest={archive}",
             )  # fmt: skip
             print(f"{archive.relative_to(ROOT)}  {json.loads(made.read_text())[name]['containerimage.digest']}")
             archives.append(archive)

@@ -1,6 +1,6 @@
 """Removes from installed wheels what a device never reads, and gives every file the same time.
 
-usage: prune.py TREE
+usage: prune.py OUT TREE      OUT: what a layer is made of; TREE: the wheels in it
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ NEVER_READ = {
     "onnxruntime/tools": "the same",
     "onnxruntime/datasets": "example models",
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so": "a GPU through a browser's interface",
+    "ai_edge_litert/libLiteRt.so": "compiles for such accelerators; the interpreter does not load it",
+    "ai_edge_litert/tools": "tools that change models",
+    "ai_edge_litert/vendors": "accelerators of phones",
     "PIL/_avif*.so": "only PNG and JPEG are read",
     "PIL/AvifImagePlugin.py": "the same",
     "PIL/_imagingft*.so": "drawing of text",
@@ -36,7 +39,7 @@ NEVER_READ = {
 }
 
 
-def prune(tree: Path) -> int:
+def prune(out: Path, tree: Path) -> int:
     """Remove, and set times. Returns how many bytes went."""
     before = size(tree)
     for pattern in NEVER_READ:
@@ -45,7 +48,7 @@ def prune(tree: Path) -> int:
                 shutil.rmtree(found)
             elif found.exists():
                 found.unlink()
-    for folder, _, files in os.walk(tree, topdown=False):
+    for folder, _, files in os.walk(out, topdown=False):
         for name in files:
             os.utime(Path(folder) / name, (0, 0), follow_symlinks=False)
         os.utime(folder, (0, 0))
@@ -58,4 +61,4 @@ def size(tree: Path) -> int:
 
 
 if __name__ == "__main__":
-    print(f"{prune(Path(sys.argv[1]))} bytes removed that a device never reads")
+    print(f"{prune(Path(sys.argv[1]), Path(sys.argv[2]))} bytes removed that a device never reads")
