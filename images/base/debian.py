@@ -12,6 +12,7 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent
 PACKAGES = FOLDER / "packages"
 LOCK = FOLDER / "debian.lock"
+KIT_LOCK = FOLDER.parent / "kit" / "debian.lock"  # of what a device installs from an offline kit
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
 
 
@@ -45,10 +46,10 @@ class Package(NamedTuple):
         return Path(self.path).name
 
 
-def read_sections(text: str | None = None) -> list[Section]:
+def read_sections(path: Path = PACKAGES) -> list[Section]:
     """``packages``, parsed."""
     sections: list[Section] = []
-    for raw in (PACKAGES.read_text() if text is None else text).splitlines():
+    for raw in path.read_text().splitlines():
         line = raw.partition("#")[0].strip()
         if line.startswith("["):
             name, *rest = line.strip("[]").split()
@@ -67,18 +68,19 @@ def read_lock(path: Path = LOCK) -> list[Package]:
         Problem: ``packages`` was changed since; the lock must be written again.
     """
     first, *lines = path.read_text().splitlines()
-    if first != _heading():
-        raise Problem(f"lock out of date: {PACKAGES.name} was changed after {path.name}; run make lock-base")
+    if first != _heading(path):
+        raise Problem(f"lock out of date: {PACKAGES.name} was changed after {path}; run make lock-base")
     return [Package(*line.split()) for line in lines]
 
 
 def write_lock(packages: Iterable[Package], path: Path = LOCK) -> None:
     """Write the lock; its first line names the list it was made from."""
-    path.write_text("\n".join([_heading(), *(" ".join(package) for package in packages)]) + "\n")
+    path.write_text("\n".join([_heading(path), *(" ".join(package) for package in packages)]) + "\n")
 
 
-def _heading() -> str:
-    meaning = repr([(*section[:4], sorted(section.left_out)) for section in read_sections()])
+def _heading(lock: Path) -> str:
+    sections = read_sections(lock.with_name(PACKAGES.name))
+    meaning = repr([(*section[:4], sorted(section.left_out)) for section in sections])
     return f"# written by make lock-base from packages {hashlib.sha256(meaning.encode()).hexdigest()[:16]}"
 
 

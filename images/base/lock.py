@@ -1,4 +1,4 @@
-"""Resolves ``packages`` into ``debian.lock`` by apt, with the Debian sources of this machine: ``make lock-base``."""
+"""Resolves each ``packages`` into the ``debian.lock`` beside it by apt, with the Debian sources of this machine: ``make lock-base``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from images.base.debian import LOCK, Apt, Package, Section, read_sections, write_lock
+from images.base.debian import KIT_LOCK, LOCK, PACKAGES, Apt, Package, Section, read_sections, write_lock
 
 
 def resolve(apt: Apt, section: Section) -> Iterator[Package]:
@@ -29,10 +29,10 @@ def resolve(apt: Apt, section: Section) -> Iterator[Package]:
     yield from (found[name] for name in sorted(wanted))
 
 
-def main() -> int:
-    """Write the lock."""
+def write(lock: Path) -> None:
+    """Write a lock from the ``packages`` beside it."""
     packages: list[Package] = []
-    sections = read_sections()
+    sections = read_sections(lock.with_name(PACKAGES.name))
     for architecture in sorted({architecture for section in sections for architecture in section.architectures}):
         with tempfile.TemporaryDirectory() as folder:
             apt = Apt(architecture, Path(folder))
@@ -40,8 +40,14 @@ def main() -> int:
             for section in sections:
                 if architecture in section.architectures:
                     packages += resolve(apt, section)
-    write_lock(packages)
-    print(f"{LOCK.name}: {len(packages)} packages")
+    write_lock(packages, lock)
+    print(f"{lock.name} in {lock.parent.name}: {len(packages)} packages")
+
+
+def main() -> int:
+    """Write the locks."""
+    for lock in (LOCK, KIT_LOCK):
+        write(lock)
     return 0
 
 

@@ -17,6 +17,11 @@ def folder() -> Path:
     return Path(os.environ.get("SUREFOOT_TEST_ENGINE", ROOT / "build" / "parts" / "engine"))
 
 
+def old_folder() -> Path:
+    """Of Debian 12's own engine. Its sockets lie deep below: 107 characters are the most that a path may have."""
+    return folder().with_name(f"{folder().name}-old")
+
+
 def possible() -> bool:
     """Whether this machine can run it: root on Debian."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
@@ -42,8 +47,8 @@ class Engine:
         return done
 
 
-def start() -> Engine:
-    done = subprocess.run([SCRIPT, "start", folder()], capture_output=True, text=True, check=False, timeout=600)
+def start(where: Path | None = None, kind: str = "new") -> Engine:
+    done = subprocess.run([SCRIPT, "start", where or folder(), kind], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f"the Docker engine of the tests did not start:\n{done.stderr}"
     variables = dict(line.removeprefix("export ").split("=", 1) for line in done.stdout.splitlines())
     variables["PATH"] = variables["PATH"].replace("$PATH", os.environ["PATH"])
@@ -51,6 +56,7 @@ def start() -> Engine:
 
 
 def stop_if_started_here() -> None:
-    note = folder() / "started-by"
-    if note.exists() and note.read_text() == os.environ.get(RUN):
-        subprocess.run([SCRIPT, "stop", folder()], check=True, timeout=120)
+    for where in (folder(), old_folder()):
+        note = where / "started-by"
+        if note.exists() and note.read_text() == os.environ.get(RUN):
+            subprocess.run([SCRIPT, "stop", where], check=True, timeout=120)
