@@ -54,6 +54,12 @@ lock-base: .venv/dev.stamp ## Resolve the Debian packages of images again (needs
 pin-bases: .venv/dev.stamp ## Read the digests of the vendors' bases from their registries
 	@$(BIN)/python -m images.pins
 
+.PHONY: push offline-kit
+push: .venv/dev.stamp ## Push the built images: REGISTRY=host[:port]/name [PLATFORM=rpi]
+	@$(BIN)/python -m images.push "$(REGISTRY)" $(PLATFORM)
+offline-kit: .venv/dev.stamp ## Gather a signed folder for a USB stick: PLATFORM=rpi REPOSITORY=folder KEYS=folder
+	@$(BIN)/python -m images.kit.gather "$(PLATFORM)" --repository "$(REPOSITORY)" --keys "$(KEYS)"
+
 .PHONY: collection reference lock clean
 collection: .venv/demo.stamp ## Build the Ansible collection surefoot.edge into dist/
 	$(BIN)/ansible-galaxy collection build --force --output-path dist .

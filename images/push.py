@@ -1,7 +1,5 @@
 """Pushes built images to an OCI registry: `make push REGISTRY=host[:port]/name [PLATFORM=…]`.
 
-usage: python -m images.push REGISTRY [PLATFORM…]       PLATFORM: rpi, generic, jetson, …; without one, all that was built
-
 Pushes what lies in dist/, unchanged: what was tested is what devices get. Each tag is VERSION-TARGET; for `generic`,
 VERSION-generic is one name for both architectures. A tag that is there already with another content is refused.
 Credentials are those of `docker login`.
@@ -9,6 +7,7 @@ Credentials are those of `docker login`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -34,12 +33,12 @@ _REGISTRY = re.compile(
 MOST_INDEX_BYTES = 1 << 20
 
 
-def archive_of(target: str) -> Path:
+def archive_of(target: str, dist: Path) -> Path:
     """Where `make image-…` leaves a target's archive."""
-    return DIST / f"surefoot-{__version__}-{target}.docker.tar"
+    return dist / f"surefoot-{__version__}-{target}.docker.tar"
 
 
-def need_archives(platform: str) -> list[Path]:
+def need_archives(platform: str, dist: Path) -> list[Path]:
     """The archives of a platform.
 
     Raises:
@@ -47,10 +46,10 @@ def need_archives(platform: str) -> list[Path]:
     """
     if platform not in PLATFORMS:
         raise Problem(f"no platform {platform!r}; there are {', '.join(PLATFORMS)}")
-    archives = [archive_of(target) for target in PLATFORMS[platform]]
+    archives = [archive_of(target, dist) for target in PLATFORMS[platform]]
     for archive in archives:
         if not archive.exists():
-            raise Problem(f"{archive.name} is not in {DIST}\n  what to do: make image-{platform}")
+            raise Problem(f"{archive.name} is not in {dist}\n  what to do: make image-{platform}")
     return archives
 
 
@@ -70,7 +69,8 @@ def docker(*arguments: str) -> str:
     Raises:
         Problem: it failed; with its own last lines.
     """
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    line = ["docker", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = [line for line in done.stderr.strip().splitlines() if line][-3:]
         raise Problem("\n  ".join([f"docker {' '.join(arguments)} failed", *said]))
@@ -115,13 +115,13 @@ def push_archive(archive: Path, reference: str) -> str:
         if after != digest:
             raise Problem(
                 f"{reference} is not the image that was built\n  found: {after}\n  expected: {digest}\n"
-                '  what to do: give the engine the containerd image store ("features": {"containerd-snapshotter": true})'
+                '  what to do: turn on its containerd store ("features": {"containerd-snapshotter": true})'
             )
     print(f"{reference}@{digest}{'  (was there)' if before else ''}", flush=True)
     return digest
 
 
-def push(registry: str, platforms: list[str]) -> None:
+def push(registry: str, platforms: list[str], dist: Path = DIST) -> None:
     """Push the platforms' images, and one name over the architectures where a platform has several."""
     if not _REGISTRY.fullmatch(registry):
         raise Problem(
@@ -129,11 +129,11 @@ def push(registry: str, platforms: list[str]) -> None:
         )
     need_engine()
     if not platforms:
-        platforms = [name for name, targets in PLATFORMS.items() if all(archive_of(t).exists() for t in targets)]
+        platforms = [name for name, targets in PLATFORMS.items() if all(archive_of(t, dist).exists() for t in targets)]
         if not platforms:
-            raise Problem(f"there is no image of {__version__} in {DIST}\n  what to do: make image-rpi, or another")
+            raise Problem(f"there is no image of {__version__} in {dist}\n  what to do: make image-rpi, or another")
     for platform in platforms:
-        archives = need_archives(platform)
+        archives = need_archives(platform, dist)
         digests = [
             push_archive(archive, f"{registry}:{__version__}-{target}")
             for archive, target in zip(archives, PLATFORMS[platform], strict=True)
@@ -146,11 +146,15 @@ def push(registry: str, platforms: list[str]) -> None:
 
 def main() -> int:
     """Push what the command line names."""
-    if len(sys.argv) < 2 or not sys.argv[1]:
-        print(__doc__, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="make push", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("registry", help="host[:port]/name")
+    parser.add_argument(
+        "platforms", nargs="*", metavar="platform", help=f"{', '.join(PLATFORMS)}; default: all in dist"
+    )
+    parser.add_argument("--dist", type=Path, default=DIST, help="where the archives are")
+    given = parser.parse_args()
     try:
-        push(sys.argv[1], sys.argv[2:])
+        push(given.registry, given.platforms, given.dist)
     except Problem as problem:
         print(f"surefoot: {problem}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Resolves each ``packages`` into the ``debian.lock`` beside it by apt, with the Debian sources of this machine: ``make lock-base``."""
+"""Resolves each ``packages`` into the ``debian.lock`` beside it by apt, as this machine has it: ``make lock-base``."""
 
 from __future__ import annotations
 
