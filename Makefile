@@ -38,17 +38,15 @@ models: ## Train and quantise the reference model again (about an hour)
 model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 test images
 	@PYTHON=$(abspath $(BIN))/python models/build --report
 
-.PHONY: image-jetson image-jetson-jp7 image-rpi image-generic image-generic-openvino lock-base pin-bases
+.PHONY: image-jetson image-rpi image-generic image-generic-openvino lock-base pin-bases
 image-rpi: .venv/dev.stamp ## Build the image for Raspberry Pi 4 and 5 into dist/ (needs a Docker engine)
 	@$(BIN)/python -m images.build rpi
 image-generic: .venv/dev.stamp ## Build the images for any amd64 and arm64 machine
 	@$(BIN)/python -m images.build generic
 image-generic-openvino: .venv/dev.stamp ## Build the image for amd64 with OpenVINO
 	@$(BIN)/python -m images.build generic-openvino
-image-jetson: .venv/dev.stamp ## Build the image for Jetson, JetPack 6
-	@$(BIN)/python -m images.build jetson-jp6
-image-jetson-jp7: .venv/dev.stamp ## Build the image for Jetson, JetPack 7
-	@$(BIN)/python -m images.build jetson-jp7
+image-jetson: .venv/dev.stamp ## Build the image for Jetson (JETPACK=7: for JetPack 7 instead of 6)
+	@$(BIN)/python -m images.build jetson-jp$(or $(JETPACK),6)
 lock-base: .venv/dev.stamp ## Resolve the Debian packages of images again (needs apt)
 	@$(BIN)/python -m images.base.lock
 pin-bases: .venv/dev.stamp ## Read the digests of the vendors' bases from their registries

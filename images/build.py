@@ -1,12 +1,11 @@
 """Builds images: `make image-rpi` and its like. Needs a Docker engine with buildx (DOCKER_HOST); runs nothing of the target.
 
-usage: python -m images.build TARGET…       a target or group of docker-bake.hcl
-
 Writes dist/surefoot-VERSION-TARGET.docker.tar, which `docker load` takes, with its SBOM and licences beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import datetime
 import hashlib
@@ -189,39 +188,41 @@ def need_bases(bake: Bake, name: str, target: dict[str, Any]) -> None:
             raise Problem(f"{image} is for {local.stdout.strip()}, and {name} needs a {role} for {wanted}")
 
 
-def build(names: list[str]) -> list[Path]:
-    """Build the targets. Returns their archives."""
+def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
+    """Build the targets, with further options of bake. Returns their archives."""
     need_engine()
     bases()
     app()
     edgetpu()
-    DIST.mkdir(exist_ok=True)
+    into.mkdir(parents=True, exist_ok=True)
     archives = []
     with tempfile.TemporaryDirectory() as scratch:
         bake = Bake(Path(scratch))
         for name, target in bake.targets(names).items():
             need_bases(bake, name, target)
-            archive = DIST / f"surefoot-{__version__}-{name}.docker.tar"
+            archive = into / f"surefoot-{__version__}-{name}.docker.tar"
             contexts = {"wheelhouse": wheelhouse(bake, name, target), "debs": BUILD / "debs", "edgetpu": BUILD / "edgetpu"}
             made = Path(scratch) / "metadata.json"
             bake(
-                name, f"--metadata-file={made}",
+                name, *options, f"--metadata-file={made}",
                 *(word for context, folder in contexts.items() for word in ("--set", f"{name}.contexts.{context}={folder}")),
                 "--set", f"{name}.tags=surefoot:{__version__}-{name}",
                 "--set", f"{name}.output=type=docker,dest={archive}",
             )  # fmt: skip
-            print(f"{archive.relative_to(ROOT)}  {json.loads(made.read_text())[name]['containerimage.digest']}")
+            print(f"{os.path.relpath(archive)}  {json.loads(made.read_text())[name]['containerimage.digest']}")
             archives.append(archive)
     return archives
 
 
 def main() -> int:
     """Build what the command line names."""
-    if len(sys.argv) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="images.build", description=__doc__)
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="a target or group of images/docker-bake.hcl")
+    parser.add_argument("--into", type=Path, default=DIST, help="where the archives go (default: dist)")
+    parser.add_argument("--no-cache", action="store_const", const=["--no-cache"], default=[], help="build every step again")
+    given = parser.parse_args()
     try:
-        build(sys.argv[1:])
+        build(given.targets, given.into.absolute(), *given.no_cache)
     except (Problem, subprocess.CalledProcessError) as problem:
         print(f"surefoot: {problem}".replace("surefoot: surefoot: ", "surefoot: "), file=sys.stderr)
         return 1
