@@ -13,51 +13,51 @@ from pathlib import Path
 
 from images.base.debian import Problem
 from images.build import ROOT, need_engine
-from images.push import docker
+from images.push import registry_digest
 from surefoot.durable import Disk
 
-_VARIABLE = re.compile(r'^variable "(?P<name>\w+)" \{ default = "(?P<value>[^"]*)" \}$', re.MULTILINE)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_VARIABLE = re.compile(r'^variable "(\w+)" \{ default = "([^"]*)" \}$', re.MULTILINE)
 
 
 def read_digest(image: str) -> str:
     """What a registry says that an image is.
 
     Raises:
-        Problem: it does not answer, has no such image, or answers nonsense.
+        Problem: it does not say.
     """
     try:
-        found = docker("buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", image)
+        return registry_digest(image)
     except Problem as problem:
         why = str(problem).splitlines()[-1].strip()
         raise Problem(
             f"cannot read the digest of {image}: nothing was changed\n  found: {why}\n"
             "  what to do: run make pin-bases on a machine that reaches that registry (`docker login` where it asks)"
         ) from problem
-    if not _DIGEST.fullmatch(found):
-        raise Problem(f"the registry gave no digest for {image}: nothing was changed\n  found: {found[:100]!r}")
-    return found
+
+
+def images_of(text: str) -> dict[str, str]:
+    """The image of each ``…_DIGEST`` in the file: ``NAME_BASE`` or ``NAME`` beside it."""
+    values = dict(_VARIABLE.findall(text))
+    stems = {name: name.removesuffix("_DIGEST") for name in values if name.endswith("_DIGEST")}
+    return {name: values.get(f"{stem}_BASE") or values[stem] for name, stem in stems.items()}
 
 
 def pin(path: Path) -> dict[str, str]:
-    """Set every ``…_DIGEST`` in the file to that of the image beside it: ``NAME_BASE`` or ``NAME``.
+    """Set every ``…_DIGEST`` in the file to what the registry of its image says now.
 
     Returns:
         The digest of each image.
     """
     text = path.read_text()
-    values = {match["name"]: match["value"] for match in _VARIABLE.finditer(text)}
-    images: dict[str, str] = {}
-    for variable in values:
-        if variable.endswith("_DIGEST"):
-            stem = variable.removesuffix("_DIGEST")
-            images[variable] = values.get(f"{stem}_BASE") or values[stem]
-    digests = {variable: read_digest(image) for variable, image in images.items()}
-    for variable, digest in digests.items():
-        before = f'variable "{variable}" {{ default = "{values[variable]}" }}'
-        text = text.replace(before, f'variable "{variable}" {{ default = "{digest}" }}')
-    Disk().write(path, text.encode())
-    return {images[variable]: digest for variable, digest in digests.items()}
+    images = images_of(text)
+    digests = {name: read_digest(image) for name, image in images.items()}
+
+    def pinned(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        return f'variable "{name}" {{ default = "{digests.get(name, value)}" }}'
+
+    Disk().write(path, _VARIABLE.sub(pinned, text).encode())
+    return {images[name]: digest for name, digest in digests.items()}
 
 
 def main() -> int:

@@ -38,15 +38,26 @@ def archive_of(target: str, dist: Path) -> Path:
     return dist / f"surefoot-{__version__}-{target}.docker.tar"
 
 
+def targets_of(platform: str) -> tuple[str, ...]:
+    """What is built for a platform; one of its targets stands for itself.
+
+    Raises:
+        Problem: there is no such platform.
+    """
+    if any(platform in targets for targets in PLATFORMS.values()):
+        return (platform,)
+    if platform not in PLATFORMS:
+        raise Problem(f"no platform {platform!r}; there are {', '.join(PLATFORMS)}")
+    return PLATFORMS[platform]
+
+
 def need_archives(platform: str, dist: Path) -> list[Path]:
     """The archives of a platform.
 
     Raises:
         Problem: no such platform, or it was not built.
     """
-    if platform not in PLATFORMS:
-        raise Problem(f"no platform {platform!r}; there are {', '.join(PLATFORMS)}")
-    archives = [archive_of(target, dist) for target in PLATFORMS[platform]]
+    archives = [archive_of(target, dist) for target in targets_of(platform)]
     for archive in archives:
         if not archive.exists():
             raise Problem(f"{archive.name} is not in {dist}\n  what to do: make image-{platform}")
@@ -77,14 +88,24 @@ def docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def published(reference: str) -> str:
-    """The digest that a registry has under a name; empty where it has none.
+def registry_digest(reference: str) -> str:
+    """The digest that a registry has under a name.
 
     Raises:
-        Problem: the registry does not answer, or refuses.
+        Problem: the registry does not answer, refuses, has no such name, or answers nonsense.
     """
+    # Not by --format: buildx 0.13 ignores it for an image of one platform.
+    shown = docker("buildx", "imagetools", "inspect", reference)
+    found = re.search(r"^Digest:\s+(sha256:[0-9a-f]{64})$", shown, re.MULTILINE)
+    if found is None:
+        raise Problem(f"the registry gave no digest for {reference}\n  found: {shown[:200]!r}")
+    return found[1]
+
+
+def published(reference: str) -> str:
+    """The same; empty where the registry answers that it has none."""
     try:
-        return docker("buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", reference)
+        return registry_digest(reference)
     except Problem as problem:
         if str(problem).endswith(f"{reference}: not found"):
             return ""
@@ -136,7 +157,7 @@ def push(registry: str, platforms: list[str], dist: Path = DIST) -> None:
         archives = need_archives(platform, dist)
         digests = [
             push_archive(archive, f"{registry}:{__version__}-{target}")
-            for archive, target in zip(archives, PLATFORMS[platform], strict=True)
+            for archive, target in zip(archives, targets_of(platform), strict=True)
         ]
         if len(digests) > 1:
             name = f"{registry}:{__version__}-{platform}"

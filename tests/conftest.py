@@ -57,6 +57,12 @@ def engine(needs: Callable[[bool, str], None]) -> docker.Engine:
     return docker.start()
 
 
+@pytest.fixture(scope="session")
+def old_engine(engine: docker.Engine) -> docker.Engine:
+    """Debian 12's own engine, which devices have. After ``engine``, which can also run what is for arm64."""
+    return docker.start(docker.old_folder(), "old")
+
+
 @dataclass(frozen=True)
 class Repository:
     """A published repository. ``keys`` holds the encrypted keys and their passphrase."""

@@ -51,8 +51,7 @@ class ContainerDevice:
         for place in (self.data, self.run_dir):
             place.mkdir(parents=True)
         (self.data / "surefoot.toml").write_text(
-            f'run_dir = "/run/surefoot"\nruntimes = ["{runtime}"]\n'
-            "[trial]\nmin_seconds = 0.0\nmin_inferences = 1\n"
+            f'run_dir = "/run/surefoot"\nruntimes = ["{runtime}"]\n[trial]\nmin_seconds = 0.0\nmin_inferences = 1\n'
         )
         shutil.copytree(repository.path, folder / "repository")
         for place in (self.data, self.run_dir, self.data / "surefoot.toml"):

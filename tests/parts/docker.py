@@ -48,7 +48,9 @@ class Engine:
 
 
 def start(where: Path | None = None, kind: str = "new") -> Engine:
-    done = subprocess.run([SCRIPT, "start", where or folder(), kind], capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [SCRIPT, "start", where or folder(), kind], capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, f"the Docker engine of the tests did not start:\n{done.stderr}"
     variables = dict(line.removeprefix("export ").split("=", 1) for line in done.stdout.splitlines())
     variables["PATH"] = variables["PATH"].replace("$PATH", os.environ["PATH"])
