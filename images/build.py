@@ -1,4 +1,4 @@
-"""Builds images: `make image-rpi` and its like. Needs a Docker engine with buildx (DOCKER_HOST); runs nothing of the target.
+"""Builds images: `make image-rpi` and its like. Needs a Docker engine with buildx; runs nothing of the target.
 
 Writes dist/surefoot-VERSION-TARGET.docker.tar, which `docker load` takes, with its SBOM and licences beside it.
 """
@@ -98,10 +98,11 @@ def _pip_settings(path: Path) -> Path:
     """What a closed site tells pip (its mirror, its proxy), as a file that a build step reads as a secret."""
     wanted = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
     settings = {"cert": "/etc/ssl/certs/ca-certificates.crt"}
-    for key, value in re.findall(r"^(?:global|:env:|install|download)\.([a-z-]+)='(.*)'$", capture(sys.executable, "-m", "pip", "config", "list"), re.MULTILINE):
-        value = " ".join(word for word in value.split() if not word.startswith("file:"))
-        if key in wanted and value:
-            settings[key] = value
+    listed = capture(sys.executable, "-m", "pip", "config", "list")
+    for key, value in re.findall(r"^(?:global|:env:|install|download)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE):
+        reachable = " ".join(word for word in value.split() if not word.startswith("file:"))
+        if key in wanted and reachable:
+            settings[key] = reachable
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
     if proxy:
         settings.setdefault("proxy", proxy)
@@ -162,7 +163,7 @@ def edgetpu() -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", wanted):
             raise Problem("EDGETPU_URL is given without EDGETPU_SHA256: a download without a hash is not taken")
         target = BUILD / "edgetpu" / "libedgetpu.deb"
-        with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310 -- checked against a hash just below
+        with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310  # checked against a hash just below
             target.write_bytes(reply.read(MOST_EDGETPU_BYTES))
         if digest(target) != wanted:
             target.unlink()
@@ -178,10 +179,11 @@ def wheelhouse(buildx: Buildx, target: dict[str, Any]) -> Path:
     folder = BUILD / "wheels" / f"{lock.stem}-{architecture}-{args['PYTHON_VERSION']}"
     key = hashlib.sha256(lock.read_bytes() + args["GLIBC"].encode()).hexdigest()
     if not fresh(folder, key):
+        settings = _pip_settings(buildx.scratch / "pip.conf")
         buildx(
             "build", "--file=images/Dockerfile", "--target=downloaded", "--network=host",
             f"--platform={target['platforms'][0]}", *(f"--build-arg={name}={value}" for name, value in args.items()),
-            f"--secret=id=ca,src={_certificates()}", f"--secret=id=pip,src={_pip_settings(buildx.scratch / 'pip.conf')}",
+            f"--secret=id=ca,src={_certificates()}", f"--secret=id=pip,src={settings}",
             f"--output=type=local,dest={folder}", ".",
         )  # fmt: skip
         (folder / ".made-from").write_text(key)
@@ -198,7 +200,7 @@ def need_bases(name: str, target: dict[str, Any]) -> None:
             continue
         print(f"surefoot: base not pinned: {name} takes {image} as its {role}", file=sys.stderr)
         if os.environ.get("RELEASE") == "1":
-            raise Problem("a release is built from pinned bases only\n  what to do: make pin-bases, where the registry can be reached")
+            raise Problem("a release is built from pinned bases only\n  what to do: make pin-bases, with a network")
         local = subprocess.run(
             ["docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image],
             capture_output=True, text=True, check=False,
@@ -218,10 +220,8 @@ def wheels(names: list[str]) -> None:
             folder = wheelhouse(buildx, target)
             files = list(folder.glob("*.whl"))
             size = sum(file.stat().st_size for file in files)
-            print(
-                f"{name}: {len(files)} wheels for Python {target['args']['PYTHON_VERSION']} on {target['platforms'][0]}, "
-                f"{size / 1e6:.1f} MB; nothing of them was run"
-            )
+            python, platform = target["args"]["PYTHON_VERSION"], target["platforms"][0]
+            print(f"{name}: {len(files)} wheels, {size / 1e6:.1f} MB, for Python {python} on {platform}; none was run")
 
 
 def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
@@ -237,11 +237,11 @@ def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
         for name, target in buildx.targets(names).items():
             need_bases(name, target)
             archive = into / f"surefoot-{__version__}-{name}.docker.tar"
-            contexts = {"wheelhouse": wheelhouse(buildx, target), "debs": BUILD / "debs", "edgetpu": BUILD / "edgetpu"}
+            folders = {"wheelhouse": wheelhouse(buildx, target), "debs": BUILD / "debs", "edgetpu": BUILD / "edgetpu"}
             made = Path(scratch) / "metadata.json"
             buildx.bake(
                 name, *options, f"--metadata-file={made}",
-                *(word for context, folder in contexts.items() for word in ("--set", f"{name}.contexts.{context}={folder}")),
+                *(f"--set={name}.contexts.{context}={folder}" for context, folder in folders.items()),
                 "--set", f"{name}.tags=surefoot:{__version__}-{name}",
                 "--set", f"{name}.output=type=docker,dest={archive}",
             )  # fmt: skip
@@ -256,7 +256,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="images.build", description=__doc__)
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="a target or group of images/docker-bake.hcl")
     parser.add_argument("--into", type=Path, default=DIST, help="where the archives go (default: dist)")
-    parser.add_argument("--no-cache", action="store_const", const=["--no-cache"], default=[], help="build every step again")
+    parser.add_argument(
+        "--no-cache", action="store_const", const=["--no-cache"], default=[], help="build every step again"
+    )
     parser.add_argument("--wheels-only", action="store_true", help="only bring the wheels, checked by hash and tag")
     given = parser.parse_args()
     try:

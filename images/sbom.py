@@ -1,4 +1,4 @@
-"""What is in an image: an SBOM (CycloneDX) and a table of licences, read from the image itself, not from what was asked.
+"""What is in an image: an SBOM (CycloneDX) and a table of licences, read from the finished image itself.
 
 Python packages by their metadata, Debian packages by dpkg's own lists; the SBOM is written by cyclonedx-python-lib.
 """
@@ -57,7 +57,11 @@ def parts(archive: Path) -> list[Part]:
     for layer in layers(archive):
         for member in layer:
             patterns = (METADATA, DPKG, COPYRIGHT)
-            if not member.isreg() or member.size > MOST_FILE_BYTES or not any(p.fullmatch(member.name) for p in patterns):
+            if (
+                not member.isreg()
+                or member.size > MOST_FILE_BYTES
+                or not any(p.fullmatch(member.name) for p in patterns)
+            ):
                 continue
             file = layer.extractfile(member)
             text = file.read().decode(errors="replace") if file else ""

@@ -46,5 +46,7 @@ def main(tree: Path, into: Path) -> int:
 
 if __name__ == "__main__":
     if sys.argv[3] != (this := f"{sys.version_info[0]}.{sys.version_info[1]}"):
-        sys.exit(f"surefoot: the target's Python is {sys.argv[3]}, and the compiler's {this}: name another COMPILER_IMAGE")
+        sys.exit(
+            f"surefoot: the target's Python is {sys.argv[3]}, and the compiler's {this}: name another COMPILER_IMAGE"
+        )
     sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

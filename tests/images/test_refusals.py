@@ -60,7 +60,7 @@ def test_a_list_of_packages_that_changed_after_its_lock_is_refused(tmp_path: Pat
     stale = tmp_path / "debian.lock"
     first, *rest = debian.LOCK.read_text().splitlines()
     stale.write_text("\n".join([first[:-1] + ("0" if first[-1] != "0" else "1"), *rest]))
-    with pytest.raises(debian.Problem, match="lock out of date.*run make lock-base"):
+    with pytest.raises(debian.Problem, match=r"lock out of date.*run make lock-base"):
         debian.read_lock(stale)
     assert debian.read_lock()
 
@@ -78,7 +78,7 @@ def test_a_package_that_the_mirror_no_longer_has_says_that_the_lock_is_out_of_da
 def test_a_package_that_is_not_the_locked_file_is_refused(tmp_path: Path) -> None:
     tini = next(package for package in debian.read_lock() if package.name == "tini")
     (tmp_path / tini.file).write_bytes(b"another")
-    with pytest.raises(debian.Problem, match="is not the file that debian.lock names"):
+    with pytest.raises(debian.Problem, match=r"is not the file that debian\.lock names"):
         debian.fetch([tini], tmp_path)
 
 

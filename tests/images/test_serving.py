@@ -51,7 +51,9 @@ def arm64(built: Callable[..., Image]) -> Callable[[str], Image]:
     return image
 
 
-@pytest.mark.parametrize(("target", "runtime"), [(name, runtime) for name, all_ in RUNTIMES.items() for runtime in all_])
+@pytest.mark.parametrize(
+    ("target", "runtime"), [(name, runtime) for name, all_ in RUNTIMES.items() for runtime in all_]
+)
 def test_an_arm64_image_answers_under_emulation(
     target: str,
     runtime: str,
@@ -82,7 +84,9 @@ def test_jemalloc_on_arm64_is_built_for_pages_of_64_kib_and_works_on_those_of_16
         "assert lib.mallctl(b'arenas.page', ctypes.byref(page), ctypes.byref(size), None, 0) == 0; print(page.value)"
     )
     image = arm64("rpi").name
-    done = engine.docker("run", "--rm", "--platform=linux/arm64", "--network=none", "--entrypoint=python3", image, "-c", ask)
+    done = engine.docker(
+        "run", "--rm", "--platform=linux/arm64", "--network=none", "--entrypoint=python3", image, "-c", ask
+    )
     assert int(done.stdout) == 65536
 
 
