@@ -28,9 +28,11 @@ fix: .venv/dev.stamp ## Format, and mend what can be mended without thought
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: bench-quick
+.PHONY: bench-quick bench-images
 bench-quick: .venv/dev.stamp ## Print what the gateway adds to a direct call of the runtime
 	@$(BIN)/python -m bench.quick
+bench-images: .venv/dev.stamp ## Print how long an arm64 image takes to build, and a change of the app
+	@$(BIN)/python -m bench.images
 
 .PHONY: models model-report
 models: ## Train and quantise the reference model again (about an hour)

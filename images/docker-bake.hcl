@@ -6,8 +6,6 @@ variable "CREATED" { default = "1970-01-01T00:00:00Z" }
 variable "BASE_IMAGE" { default = "" }    # instead of the platform's own base
 variable "COMPILER_IMAGE" { default = "" } # with it: an interpreter of the base's minor version, for the build platform
 variable "PYTHON_VERSION" { default = "" } # with it: the minor version of its Python
-variable "CA_FILE" { default = "/dev/null" }
-variable "PIP_FILE" { default = "/dev/null" }
 
 function "pinned" {
   params = [image, digest]
@@ -27,8 +25,6 @@ target "_image" {
   context    = "."
   dockerfile = "images/Dockerfile"
   target     = "image"
-  network    = "host"
-  secret     = ["id=ca,src=${CA_FILE}", "id=pip,src=${PIP_FILE}"]
   args = {
     EDGETPU_SHA256 = ""
   }
@@ -53,6 +49,13 @@ target "_debian" {
   labels = {
     "org.opencontainers.image.base.name" = BASE_IMAGE == "" ? "surefoot-debian" : BASE_IMAGE
   }
+}
+
+# The base alone: what the tests build a Jetson's image on, where the vendor's cannot be had.
+target "debian-arm64" {
+  inherits  = ["_debian"]
+  target    = "base"
+  platforms = ["linux/arm64"]
 }
 
 group "generic" {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from images.base.debian import Problem
 from images.build import DIST, need_engine
+from images.pins import read_digest
 from surefoot import __version__
 
 PLATFORMS = {
@@ -88,24 +89,14 @@ def docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def registry_digest(reference: str) -> str:
-    """The digest that a registry has under a name.
+def published(reference: str) -> str:
+    """The digest that a registry has under a name; empty where it answers that it has none.
 
     Raises:
-        Problem: the registry does not answer, refuses, has no such name, or answers nonsense.
+        Problem: it does not answer, or refuses.
     """
-    # Not by --format: buildx 0.13 ignores it for an image of one platform.
-    shown = docker("buildx", "imagetools", "inspect", reference)
-    found = re.search(r"^Digest:\s+(sha256:[0-9a-f]{64})$", shown, re.MULTILINE)
-    if found is None:
-        raise Problem(f"the registry gave no digest for {reference}\n  found: {shown[:200]!r}")
-    return found[1]
-
-
-def published(reference: str) -> str:
-    """The same; empty where the registry answers that it has none."""
     try:
-        return registry_digest(reference)
+        return read_digest(reference)
     except Problem as problem:
         if str(problem).endswith(f"{reference}: not found"):
             return ""

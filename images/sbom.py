@@ -1,4 +1,4 @@
-"""What is in an image: an SBOM (CycloneDX) and a table of licences, read from the image itself, not from what was asked.
+"""What is in an image: an SBOM (CycloneDX) and a table of licences, read from the finished image itself.
 
 Python packages by their metadata, Debian packages by dpkg's own lists; the SBOM is written by cyclonedx-python-lib.
 """
@@ -26,6 +26,7 @@ MOST_FILE_BYTES = 4 * 1024 * 1024
 METADATA = re.compile(r".*\.dist-info/METADATA")
 DPKG = re.compile(r"var/lib/dpkg/(status|status\.d/[^/]+)")
 COPYRIGHT = re.compile(r"usr/share/doc/([^/]+)/copyright")
+UNSTRUCTURED = "see /usr/share/doc"  # the copyright file is prose, or the package shares another's
 
 
 class Part(NamedTuple):
@@ -56,7 +57,11 @@ def parts(archive: Path) -> list[Part]:
     for layer in layers(archive):
         for member in layer:
             patterns = (METADATA, DPKG, COPYRIGHT)
-            if not member.isreg() or member.size > MOST_FILE_BYTES or not any(p.fullmatch(member.name) for p in patterns):
+            if (
+                not member.isreg()
+                or member.size > MOST_FILE_BYTES
+                or not any(p.fullmatch(member.name) for p in patterns)
+            ):
                 continue
             file = layer.extractfile(member)
             text = file.read().decode(errors="replace") if file else ""
@@ -74,7 +79,8 @@ def python_part(text: str) -> Part:
     classified = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier", []) if c.startswith("License :: ")]
     free = (fields.get("License") or "").strip().partition("\n")[0][:80]
     licence = fields.get("License-Expression") or " and ".join(sorted(classified)) or free or "not said"
-    return Part("pypi", str(fields["Name"]), str(fields["Version"]), str(licence))
+    kind = "generic" if fields["Name"] == "surefoot" else "pypi"
+    return Part(kind, str(fields["Name"]), str(fields["Version"]), str(licence))
 
 
 def debian_parts(text: str, where: str) -> Iterator[Part]:
@@ -84,13 +90,13 @@ def debian_parts(text: str, where: str) -> Iterator[Part]:
     for paragraph in text.strip().split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", paragraph, re.MULTILINE))
         if "Package" in fields:
-            yield Part("deb", fields["Package"], fields["Version"], "not said", fields["Architecture"])
+            yield Part("deb", fields["Package"], fields["Version"], UNSTRUCTURED, fields["Architecture"])
 
 
 def debian_licence(text: str) -> str:
     """The short names in a machine-readable copyright file; otherwise where to read."""
-    names = sorted(set(re.findall(r"^License: *(\S[^\n]*)$", text, re.MULTILINE)))
-    return " and ".join(names) if names else "see /usr/share/doc"
+    names = sorted(set(re.findall(r"^License: *([\w.+-]+(?: (?:or|and|with) [\w.+-]+)*) *$", text, re.MULTILINE)))
+    return " and ".join(names) or UNSTRUCTURED
 
 
 def bom(found: list[Part], name: str, version: str) -> str:
@@ -116,7 +122,8 @@ def bom(found: list[Part], name: str, version: str) -> str:
 
 def table(found: list[Part]) -> str:
     """The licence report."""
-    rows = [f"{part.name}\t{part.version}\t{'Debian' if part.kind == 'deb' else 'PyPI'}\t{part.licence}" for part in found]
+    origin = {"deb": "Debian", "pypi": "PyPI", "generic": "this project"}
+    rows = ["\t".join((part.name, part.version, origin[part.kind], part.licence)) for part in found]
     return "\n".join(["package\tversion\tfrom\tlicence", *rows]) + "\n"
 
 

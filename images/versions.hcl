@@ -6,7 +6,7 @@ variable "DEBIAN_PYTHON" { default = "3.11" }
 variable "DEBIAN_GLIBC" { default = "2.36" }
 
 # JetPack 6: L4T 36.4, CUDA 12.6, TensorRT 10.3.
-variable "JP6_BASE" { default = "nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel" }
+variable "JP6_BASE" { default = "nvcr.io/nvidia/l4t-jetpack:r36.4.0" }
 variable "JP6_DIGEST" { default = "" }
 variable "JP6_PYTHON" { default = "3.10" }
 variable "JP6_GLIBC" { default = "2.35" }

@@ -1,4 +1,4 @@
-"""Unpacks locked .debs into one tar, a file system to stand on. Nothing of the target is executed; same in, same out."""
+"""Unpacks locked .debs into one tar, a file system to stand on; runs nothing of the target. Same in, same out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from images.base.debian import Problem
 
 USER = 10001  # who the app is in every image; the devices' roles give this user its folders
+Entries = dict[str, tuple[tarfile.TarInfo, bytes]]
+
 MOST_DEB_BYTES = 64 * 1024 * 1024
 
 # Debian merged / into /usr: the packages still say /lib, the file system has links.
@@ -44,8 +46,7 @@ def members(deb: Path) -> tuple[str, list[tuple[tarfile.TarInfo, bytes]]]:
         raise Problem(f"{deb} is not a .deb with xz members: it holds {sorted(parts)}")
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(parts["control.tar.xz"]))) as control:
         paragraph = control.extractfile("./control")
-        assert paragraph  # noqa: S101 -- every .deb has one, and tarfile would have raised
-        text = paragraph.read().decode()
+        text = paragraph.read().decode() if paragraph else ""
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(parts["data.tar.xz"]))) as data:
         files = []
         for member in data:
@@ -56,7 +57,7 @@ def members(deb: Path) -> tuple[str, list[tuple[tarfile.TarInfo, bytes]]]:
 
 def assemble(debs: Iterable[Path], target: Path) -> None:
     """Write the file system of ``debs`` as a tar: merged /usr, users, certificates and the list of packages with it."""
-    entries: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
+    entries: Entries = {}
     paragraphs = []
     for deb in debs:
         paragraph, files = members(deb)
@@ -88,8 +89,9 @@ def _place(name: str) -> str:
     return f"usr/{path}" if first in MERGED else path
 
 
-def _configured(entries: dict[str, tuple[tarfile.TarInfo, bytes]], paragraphs: list[str]) -> Iterator[tuple[str, bytes]]:
+def _configured(entries: Entries, paragraphs: list[str]) -> Iterator[tuple[str, bytes]]:
     """What the packages' scripts would have written, as far as anything reads it."""
+
     def content(name: str) -> bytes:
         return entries[name][1] if name in entries else b""
 
@@ -109,7 +111,7 @@ def _file(name: str, content: bytes) -> tarfile.TarInfo:
     return entry
 
 
-def _write(entries: dict[str, tuple[tarfile.TarInfo, bytes]], target: Path) -> None:
+def _write(entries: Entries, target: Path) -> None:
     for name in list(entries):
         while name := posixpath.dirname(name):
             if name not in entries:

@@ -118,8 +118,7 @@ class Apt:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fetch(packages: Iterable[Package], folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What runs in build stages to bring the wheels of another platform."""

@@ -1,6 +1,6 @@
 """Compiles a tree of Python for the interpreter that runs this, which is of the target's minor version.
 
-usage: bytecode.py FROM INTO
+usage: bytecode.py FROM INTO VERSION       VERSION: the minor version of the target's Python
 
 Only the bytecode is written, under the paths that the tree will have in the image. It is never checked against its
 source: an image does not change, and the check would cost a stat for each import.
@@ -45,4 +45,8 @@ def main(tree: Path, into: Path) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[3] != (this := f"{sys.version_info[0]}.{sys.version_info[1]}"):
+        sys.exit(
+            f"surefoot: the target's Python is {sys.argv[3]}, and the compiler's {this}: name another COMPILER_IMAGE"
+        )
     sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

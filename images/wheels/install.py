@@ -1,4 +1,4 @@
-"""Brings and installs the wheels of a lock for a platform that is not this one. Runs in a build stage; pip does the work.
+"""Brings and installs the wheels of a lock for a platform that is not this one, by pip, in a build stage.
 
 The lock is universal: which of its lines hold is decided by the target's markers, not by this interpreter's.
 """
@@ -10,13 +10,11 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    from packaging.requirements import Requirement
-except ImportError:  # in a build stage there is pip alone
-    from pip._vendor.packaging.requirements import Requirement  # type: ignore[no-redef]
+from pip._vendor.packaging.requirements import Requirement  # in a build stage there is pip alone
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 OLDEST_GLIBC = 17  # manylinux2014; every base here has a newer one
@@ -120,7 +118,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, help="where to install")
     given = parser.parse_args()
     target = Target(given.architecture, given.python, given.glibc)
-    flat = Path(f"/tmp/{given.lock.stem}.txt")  # noqa: S108 -- a build stage has no other user
+    flat = Path(tempfile.mkdtemp()) / "flat.txt"
     try:
         flat.write_text(flatten(given.lock.read_text(), target))
         if given.command == "download":

@@ -26,6 +26,8 @@ NEVER_READ = {
     "onnxruntime/quantization": "the same",
     "onnxruntime/tools": "the same",
     "onnxruntime/datasets": "example models",
+    "sympy*": "symbolic mathematics, for the same tools of onnxruntime 1.23",
+    "mpmath*": "sympy's",
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so": "a GPU through a browser's interface",
     "ai_edge_litert/libLiteRt.so": "compiles for such accelerators; the interpreter does not load it",
     "ai_edge_litert/tools": "tools that change models",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.place import MODEL
-from tests.conftest import Repository
+from tests.conftest import Device, Repository
 from tests.parts.docker import Engine
 
 USER = 10001
@@ -51,7 +51,8 @@ class ContainerDevice:
         for place in (self.data, self.run_dir):
             place.mkdir(parents=True)
         (self.data / "surefoot.toml").write_text(
-            f'run_dir = "/run/surefoot"\nruntimes = ["{runtime}"]\n[trial]\nmin_seconds = 0.0\nmin_inferences = 1\n'
+            f'run_dir = "/run/surefoot"\nruntimes = ["{runtime}"]\n'
+            "[gateway]\nport = 0\n[trial]\nmin_seconds = 0.0\nmin_inferences = 1\n"
         )
         shutil.copytree(repository.path, folder / "repository")
         for place in (self.data, self.run_dir, self.data / "surefoot.toml"):
@@ -62,7 +63,16 @@ class ContainerDevice:
         ]  # fmt: skip
         self.id = ""
 
+    def take(self, other: Device) -> None:
+        """Go on with the data of a device that lived on this machine."""
+        other.stop()
+        for place in ("models", "trust"):
+            shutil.copytree(other.folder / place, self.data / place)
+        for path in self.data.rglob("*"):
+            os.chown(path, USER, USER, follow_symlinks=False)
+
     def start(self, *options: str) -> None:
+        # Of two options the engine takes the last.
         done = self.engine.docker("run", "--detach", *RESTRICTED, *options, *self.mounts, self.image)
         self.id = done.stdout.strip()
         self.wait_for(lambda: self.get("/v2/health/live")[0] == 200)
@@ -75,6 +85,9 @@ class ContainerDevice:
         self.surefoot("model", "install", MODEL, "--version", version, "--repository", "/repository", "--root", root)
         self.surefoot("model", "activate", MODEL, "--version", version)
         self.surefoot("model", "confirm", MODEL, "--wait", "60")
+
+    def command(self, *arguments: str, check: bool = True) -> str:
+        return self.engine.docker("exec", self.id, *arguments, check=check).stdout
 
     def connect(self, timeout_s: float = 60) -> http.client.HTTPConnection:
         return _Unix(self.run_dir / "http.sock", timeout_s)

@@ -16,13 +16,17 @@ from tests.images.test_serving import answers
 from tests.parts.docker import Engine
 
 
-@pytest.mark.parametrize("target", ["generic-amd64", "rpi"])
+def load(image: Image, engine: Engine) -> None:
+    assert engine.docker("version", "--format", "{{.Server.Version}}").stdout.startswith("20.10.")
+    assert f"Loaded image: {image.name}" in engine.docker("load", "--input", str(image.archive)).stdout
+
+
+@pytest.mark.timeout(900)
 def test_docker_20_10_loads_an_archive_and_serves_golden_cases_from_it(
-    target: str, built: Callable[..., Image], old_engine: Engine, patient_repository: Repository, tmp_path: Path
+    built: Callable[..., Image], old_engine: Engine, patient_repository: Repository, tmp_path: Path
 ) -> None:
-    image = built(target)
-    assert old_engine.docker("version", "--format", "{{.Server.Version}}").stdout.startswith("20.10.")
-    assert f"surefoot:{__version__}-{target}" in old_engine.docker("load", "--input", str(image.archive)).stdout
+    image = built("generic-amd64")
+    load(image, old_engine)
     device = ContainerDevice(old_engine, image.name, tmp_path, patient_repository, "onnxruntime")
     try:
         device.start()
@@ -30,9 +34,17 @@ def test_docker_20_10_loads_an_archive_and_serves_golden_cases_from_it(
         answers(device, "onnxruntime")
     finally:
         device.remove()
-        old_engine.docker("image", "rm", "--force", image.name)
 
 
+@pytest.mark.timeout(900)
+def test_docker_20_10_loads_and_runs_an_archive_for_arm64(built: Callable[..., Image], old_engine: Engine) -> None:
+    image = built("rpi")
+    load(image, old_engine)
+    run = ("run", "--rm", "--read-only", "--network=none", "--platform=linux/arm64", image.name, "--version")
+    assert f"version {__version__}" in old_engine.docker(*run).stdout
+
+
+@pytest.mark.timeout(900)
 def test_docker_20_10_takes_no_archive_without_its_own_manifest(
     built: Callable[..., Image], old_engine: Engine, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from images import pins, push
+from images import push
 from surefoot import __version__
 from tests.conftest import ROOT
 from tests.images.conftest import Image
@@ -159,7 +159,6 @@ def test_pinning_writes_the_digests_that_the_registry_has_and_nothing_else(shop,
         "sha256:OLD", digest
     )
     assert file.read_text() == expected
-    assert f"{image}@{digest}" in done.stdout
 
 
 def test_where_one_base_cannot_be_read_nothing_is_changed(shop, store, tmp_path):
@@ -173,12 +172,8 @@ def test_where_one_base_cannot_be_read_nothing_is_changed(shop, store, tmp_path)
     file = versions(tmp_path / "versions.hcl", text)
     done = shop.run("images.pins", str(file))
     assert done.returncode == 1 and file.read_text() == text
-    assert "127.0.0.1:1/vendor/base:1: nothing was changed" in done.stderr and "make pin-bases" in done.stderr
-
-
-def test_every_digest_in_versions_hcl_has_an_image_beside_it():
-    text = (ROOT / "images" / "versions.hcl").read_text()
-    assert set(pins.images_of(text)) == {"JP6_DIGEST", "JP7_DIGEST", "PYTHON_3_10_DIGEST", "PYTHON_3_12_DIGEST"}
+    assert "cannot read the digest of 127.0.0.1:1/vendor/base:1" in done.stderr
+    assert "versions.hcl is as it was; run this where the registry answers" in done.stderr
 
 
 MOST_UPDATE_BYTES = 2_000_000
@@ -204,6 +199,7 @@ def next_version(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_an_update_of_the_app_alone_ships_less_than_two_megabytes(
     store: Registry, built: Callable[..., Image], engine: Engine
 ) -> None:
