@@ -20,6 +20,7 @@ from images.build import DIST, need_engine
 from images.pins import read_digest
 from surefoot import __version__
 
+# What `make image-…` builds, and so what is pushed together.
 PLATFORMS = {
     "rpi": ("rpi",),
     "generic": ("generic-amd64", "generic-arm64"),
@@ -61,7 +62,10 @@ def need_archives(platform: str, dist: Path) -> list[Path]:
     archives = [archive_of(target, dist) for target in targets_of(platform)]
     for archive in archives:
         if not archive.exists():
-            raise Problem(f"{archive.name} is not in {dist}\n  what to do: make image-{platform}")
+            command = {"jetson-jp7": "jetson JETPACK=7"}.get(
+                platform, platform.removesuffix("-amd64").removesuffix("-arm64")
+            )
+            raise Problem(f"{archive.name} is not in {dist}\n  what to do: make image-{command}")
     return archives
 
 

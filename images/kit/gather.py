@@ -32,6 +32,7 @@ README = """Surefoot {version} for {platform}: an offline kit.
 
 Check it before every use, with a root of the publisher that did not come with it:
   surefoot kit verify THIS_FOLDER --root 1.root.json
+
 {parts}
   repository/    signed releases: surefoot model install NAME --repository THIS_FOLDER/repository
 """

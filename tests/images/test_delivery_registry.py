@@ -188,6 +188,7 @@ def next_version(folder: Path) -> Path:
     )  # fmt: skip
     for name in listed.stdout.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     package = folder / "app" / "src" / "surefoot" / "__init__.py"
     package.write_text(package.read_text().replace(__version__, NEXT) + "\nADDED = 1\n")
