@@ -25,6 +25,8 @@ CMDLINES = {
 }
 OPERATING_SYSTEMS = ("raspios-trixie", "raspios-bookworm", "ubuntu", "debian")
 PASSPHRASE = "correct horse"
+# What somebody may have put into the comment of a key: it must come out as it went in, and do nothing on the way.
+COMMENT = """it's $(touch /pwned) `touch /pwned` "quoted" \\n &&"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SUREFOOT_WIFI_PASSPHRASE", PASSPHRASE)
     made = Desk(folder)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "op", "-f", str(made.key)], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", COMMENT, "-f", str(made.key)], check=True)
     return made
 
 

@@ -82,11 +82,12 @@ def test_a_key_that_was_not_authorised_is_refused(desk, tmp_path, privilege_sepa
     assert "Permission denied" in done.stderr
 
 
-def test_ansible_finds_the_host_with_its_address_user_and_checked_key(desk):
+def test_ansible_finds_the_host_with_its_address_user_and_checked_key(desk, needs):
     """Read by the real ansible-inventory, beside hosts that were there."""
     desk.inventory.write_text("[surefoot]\nold ansible_host=192.0.2.1\n[surefoot:vars]\nx=1\n")
     desk.seed("ubuntu", desk.card("ubuntu"), "--address", "192.0.2.7/24")
     tool = Path(sys.executable).with_name("ansible-inventory")
+    needs(tool.exists(), "ansible-inventory, in the environment of make test")
     done = subprocess.run([tool, "-i", desk.inventory, "--list"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["surefoot"]["hosts"] == ["old", "cam-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,9 @@ def test_netplan_would_refuse_a_network_that_is_wrong(desk, tmp_path, has_tool):
 
 @pytest.mark.parametrize("system", CLOUD)
 @pytest.mark.parametrize("name", ["meta-data", "network-config", "user-data"])
-def test_the_files_are_yaml_that_says_the_same_as_their_json(desk, system, name):
+def test_the_files_are_yaml_that_says_the_same_as_their_json(desk, needs, system, name):
     """cloud-init reads them with PyYAML, which came here with Ansible."""
+    needs(find_spec("yaml") is not None, "PyYAML, in the environment of make test")
     card = desk.card(system)
     desk.seed(system, card, *(() if system == "debian" else ("--wifi-ssid", "Zoë & café: 'x'", "--wifi-country", "GB")))
     text = (card / name).read_text()
@@ -100,21 +102,27 @@ def test_the_files_are_yaml_that_says_the_same_as_their_json(desk, system, name)
     assert json.loads(read.stdout) == json.loads(text.removeprefix("#cloud-config\n"))
 
 
-def test_the_first_run_is_a_script_without_a_fault(desk):
+@pytest.fixture
+def shellcheck(needs) -> Path:
+    needs((BIN / "shellcheck").exists(), "shellcheck, in the environment of make test")
+    return BIN / "shellcheck"
+
+
+def test_the_first_run_is_a_script_without_a_fault(desk, shellcheck):
     card = desk.card("raspios-bookworm")
     desk.seed("raspios-bookworm", card, *WIFI)
     script = card / "firstrun.sh"
     subprocess.run(["bash", "-n", script], check=True)
     # SC2016: another script is a value of this one, and is not to be expanded.
-    done = subprocess.run([BIN / "shellcheck", "--exclude=SC2016", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([shellcheck, "--exclude=SC2016", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_script_that_sizes_the_root_has_no_fault(desk, tmp_path):
+def test_the_script_that_sizes_the_root_has_no_fault(desk, tmp_path, shellcheck):
     card = desk.card("ubuntu")
     desk.seed("ubuntu", card)
     written = {file["path"]: file for file in user_data(card)["write_files"]}
     script = tmp_path / "root-size"
     script.write_text(written["/usr/local/sbin/surefoot-root-size"]["content"])
-    done = subprocess.run([BIN / "shellcheck", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

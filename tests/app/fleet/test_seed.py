@@ -218,6 +218,15 @@ def test_a_refused_place_for_one_file_leaves_all_the_others_unwritten(desk):
     assert desk.everything() == before
 
 
+def test_a_link_to_a_list_of_known_hosts_stays_a_link(desk):
+    real = desk.folder / "dotfiles"
+    real.write_text("other ssh-rsa AAAA\n")
+    desk.known_hosts.symlink_to(real)
+    done = desk.seed("ubuntu", desk.card("ubuntu"))
+    assert desk.known_hosts.is_symlink()
+    assert real.read_text() == f"other ssh-rsa AAAA\n{done['known_hosts_line']}\n"
+
+
 def test_wifi_is_refused_where_the_image_cannot_join_one():
     with pytest.raises(BadRequest, match="Debian's cloud images"):
         planning.check_wifi("net", PASSPHRASE, "GB", "debian")

@@ -71,9 +71,11 @@ def seed(plan: Plan, places: Places, *, replace: bool, disk: Disk) -> Seeded:
     wanted = {places.folder / name: text for name, text in _boot_files(plan, places.folder).items()}
     secret = set(wanted)
     if places.known_hosts:
-        wanted[places.known_hosts] = contact.with_known_host(_text(places.known_hosts), plan, replace=replace)
+        file = places.known_hosts.resolve()  # a link stays a link
+        wanted[file] = contact.with_known_host(_text(file), plan, replace=replace)
     if places.inventory:
-        wanted[places.inventory] = contact.with_inventory_line(_text(places.inventory), plan, line, replace=replace)
+        file = places.inventory.resolve()
+        wanted[file] = contact.with_inventory_line(_text(file), plan, line, replace=replace)
     changed = {path: text.encode() for path, text in wanted.items() if not path.exists() or _text(path) != text}
     disk.write_all(changed, modes={path: SECRET if path in secret else _mode(path) for path in changed})
     return Seeded(
