@@ -82,7 +82,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_tool: Callable[..., None]) -> Desk:
+    has_tool("ssh-keygen")
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
