@@ -1,6 +1,6 @@
 """The first boot's growth of the root, for real: a disk image, a partition table, ext4, a loop device.
 
-Mounted and grown while in use it is only on a device: the machines of CI may not resize a mounted file system.
+The file system is not mounted meanwhile: the machines of CI may not resize one in use (CAP_SYS_RESOURCE).
 """
 
 from __future__ import annotations
