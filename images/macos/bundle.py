@@ -112,9 +112,7 @@ def facts(wheels: Iterable[Wheel], target: Target, interpreter: Path | None, ver
     }
 
 
-def assemble(
-    folder: Path, wheels: Iterable[Wheel], interpreter: Path | None, about: dict[str, str]
-) -> None:
+def assemble(folder: Path, wheels: Iterable[Wheel], interpreter: Path | None, about: dict[str, str]) -> None:
     """Fill the bundle's folder, the list of checksums last."""
     shutil.copytree(INSIDE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", folder)

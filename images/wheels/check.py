@@ -23,6 +23,7 @@ from pathlib import Path
 from packaging import tags
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, NormalizedName, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
@@ -60,7 +61,7 @@ class Target:
         return target
 
     @property
-    def tags(self) -> frozenset[tags.Tag]:
+    def tags(self) -> frozenset[Tag]:
         """Every tag that this target takes."""
         platforms = self.expanded
         interpreter = f"cp{self.python[0]}{self.python[1]}"
@@ -127,8 +128,8 @@ class Wheel:
     path: Path
     name: NormalizedName
     version: Version
-    tags: frozenset[tags.Tag]
-    inner_tags: frozenset[tags.Tag]
+    tags: frozenset[Tag]
+    inner_tags: frozenset[Tag]
     requires: tuple[Requirement, ...]
     requires_python: SpecifierSet
     machines: frozenset[str]
@@ -301,7 +302,7 @@ def _unfit(wheel: Wheel, target: Target) -> Iterator[str]:
             yield f"{wheel.path.name} is not for {target}: its {where} says {said}"
             return
     if wheel.requires_python and not wheel.requires_python.contains(target.environment["python_full_version"]):
-        yield f"{wheel.path.name} asks for Python {wheel.requires_python}, the target has {target.environment['python_version']}"
+        yield f"{wheel.path.name} asks for Python {wheel.requires_python}, which is not {target}"
     system = "macOS" if target.environment["sys_platform"] == "darwin" else "Linux"
     for machine in sorted(wheel.machines):
         if not machine.startswith(system) or target.machine not in re.split(r"[ +]", machine):

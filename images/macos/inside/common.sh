@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the installer and the uninstaller share. Read by them, never run. Only what macOS has: POSIX sh, BSD tools.
-# shellcheck disable=SC2034 # set here, used by the scripts that read this file
+# shellcheck disable=SC2034,SC2154 # set here and used by the scripts that read this file, or the other way round
 
 label=io.surefoot.app
 data_named='' root_named='' launchd_named='' for_user='' dry_run=''

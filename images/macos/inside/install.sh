@@ -1,7 +1,9 @@
 #!/bin/sh
 # Installs Surefoot beside what is there, proves it, switches by one rename, and returns if it does not answer.
 # Works without a network. NOT VERIFIED ON A MAC: its logic is tested on Linux, with launchctl recorded.
+# shellcheck disable=SC2154 # bundle_* come from bundle.conf, which the builder writes
 set -eu
+umask 022
 here=$(cd -P "$(dirname "$0")" && pwd -P)
 # shellcheck source=images/macos/inside/common.sh
 . "$here/common.sh"
@@ -145,6 +147,7 @@ take_interpreter() {
     part=$root/pythons/.part.$$
     mkdir -p "$part" # the lock needs an interpreter: this is the one step before it
     tar -xzf "$here/$bundle_interpreter" -C "$part" || fail "cannot unpack the interpreter" "$bundle_interpreter"
+    sync
     mv "$part" "$home"
   fi
   why=$(is_usable "$python") || fail "the bundle's own interpreter does not run here" "found: $why"
@@ -152,11 +155,11 @@ take_interpreter() {
 
 build_version() {
   if [ -f "$new/complete" ]; then
-    "$new/venv/bin/python" -I -m surefoot --version >/dev/null ||
+    if "$new/venv/bin/python" -I -m surefoot --version >/dev/null; then return; fi
+    [ "$(current)" != "$bundle_id" ] ||
       fail "version $bundle_id is there and does not run" "return by --rollback, or uninstall (the data stays) and install again"
-    return
   fi
-  rm -rf "$new" # never finished: nothing points to it
+  rm -rf "$new" # never finished, or damaged: the link does not name it
   mkdir -p "$new"
   "$python" -I -m venv "$new/venv" || fail "cannot make an environment with $python"
   "$new/venv/bin/python" -I -m pip --isolated --disable-pip-version-check install --quiet --no-index --no-cache-dir \
@@ -165,7 +168,7 @@ build_version() {
   "$new/venv/bin/python" -I -m pip --isolated --disable-pip-version-check check >/dev/null || fail "the wheels do not fit each other"
   for each in install.sh uninstall.sh common.sh run.sh place.py job.plist bundle.conf; do cp "$here/$each" "$new/"; done
   prove "$bundle_id"
-  "$new/venv/bin/python" -I "$new/place.py" complete "$new"
+  place "$bundle_id" complete "$new"
 }
 
 # It starts, and it takes the configuration that is there.
@@ -190,15 +193,20 @@ place_conf() {
   printf "for_user='%s'\nroot='%s'\ndata='%s'\nlaunchd='%s'\nrun_as='%s'\n" "$for_user" "$root" "$data" "$launchd" "$run_as"
 }
 
-# switch_to VERSION: one rename; then the job runs what the link says. Fails where it does not answer.
-switch_to() {
-  "$root/versions/$1/venv/bin/python" -I "$root/versions/$1/place.py" switch "$root" "$1" || return 1
-  "$root/versions/$1/venv/bin/python" -I "$root/versions/$1/place.py" job "$root/versions/$1/job.plist" "$plist" \
-    "label=$label" "root=$root" "data=$data" "user=$run_as" || return 1
+# place VERSION COMMAND...: what a shell cannot do durably, done by that version's own Python.
+place() {
+  of=$root/versions/$1
+  shift
+  "$of/venv/bin/python" -I "$of/place.py" "$@"
+}
+
+# restart VERSION, which the link names by now. Fails where it does not answer.
+restart() {
+  place "$1" job "$root/versions/$1/job.plist" "$plist" "label=$label" "root=$root" "data=$data" "user=$run_as" || return 1
   stop_job || { say "the job did not stop in 60 s"; return 1; }
   start_job || { say "launchd did not take the job"; return 1; }
-  answers "$1" || { say "version $1 did not answer in $wait_s s; see $data/logs"; return 1; }
-  "$root/versions/$1/venv/bin/python" -I "$root/versions/$1/place.py" confirm "$root/versions/$1"
+  answers "$1" || { say "version $1 did not answer in $wait_s s"; return 1; }
+  place "$1" confirm "$root/versions/$1"
 }
 
 # answers VERSION: the server answers, and it is that version which launchd started (run.sh notes process and version).
@@ -214,16 +222,18 @@ answers() {
   done
 }
 
-# Switch, or return to what was there.
+# Switch by one rename, and return to the last version that answered if this one does not.
 change_to() {
-  old=$(current)
   trap '' HUP INT TERM # from here on it ends by itself, one way or the other
-  if switch_to "$1"; then return; fi
-  if [ -n "$old" ] && [ "$old" != "$1" ] && [ -f "$root/versions/$old/confirmed" ]; then
-    switch_to "$old" || fail "version $1 did not answer, and $old does not answer again" "see $data/logs"
-    fail "version $1 did not answer" "returned to $old, which answers" "see $data/logs"
+  place "$1" switch "$root" "$1" || fail "cannot switch to $1" "what ran before runs on"
+  if restart "$1"; then return; fi
+  back=$(before "$1")
+  [ -n "$back" ] && [ -f "$root/versions/$back/confirmed" ] ||
+    fail "version $1 does not answer, and there is none to return to" "see $data/logs" "uninstall.sh removes the job"
+  if place "$back" switch "$root" "$back" && restart "$back"; then
+    fail "version $1 does not answer" "returned to $back, which does" "see $data/logs"
   fi
-  fail "version $1 did not answer" "there is no version before it" "see $data/logs"
+  fail "version $1 does not answer, and $back does not answer again" "see $data/logs"
 }
 
 # What stays: the version that runs, the one before, and the interpreters of both.
@@ -267,7 +277,7 @@ if [ -z "$dry_run" ]; then
 fi
 if [ -n "$dry_run" ]; then
   if [ -f "$root/install.lock" ] && [ -n "$python" ]; then lock "$python"; fi
-  say "would install $bundle_id with ${python:-the bundle's interpreter} in $root, data in $data, job $plist in $domain"
+  say "would install $bundle_id with ${python:-$bundle_interpreter} in $root, data in $data, job $plist in $domain"
   say "would replace: $(current | grep . || echo nothing)"
   exit 0
 fi

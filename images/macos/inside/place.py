@@ -12,10 +12,11 @@ All but ``lock`` run under the installed version's own Python, and write by its 
 from __future__ import annotations
 
 import fcntl
-import os
 import plistlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def lock(descriptor: str) -> None:
@@ -45,11 +46,11 @@ def switch(root: str, version: str) -> None:
     disk = Disk()
     link = Path(root) / "current"
     target = Path("versions") / version
-    old = os.readlink(link) if link.is_symlink() else ""
-    if old == str(target):
+    old = link.readlink() if link.is_symlink() else None
+    if old == target:
         return
     # What was never confirmed is nothing to return to: then it is the one before that.
-    good = Path(root) / old if old else None
+    good = Path(root) / old if old is not None else None
     while good is not None and not (good / "confirmed").exists():
         record = good / "before"
         good = good.with_name(record.read_text()) if record.exists() else None
@@ -67,7 +68,7 @@ def job(template: str, plist: str, *settings: str) -> None:
 
     values = dict(setting.split("=", 1) for setting in settings)
 
-    def fill(value: object) -> object:
+    def fill(value: Any) -> Any:
         if isinstance(value, str):
             for name, given in values.items():
                 value = value.replace(f"@{name}@", given)
@@ -78,13 +79,21 @@ def job(template: str, plist: str, *settings: str) -> None:
         return value
 
     content = fill(plistlib.loads(Path(template).read_bytes()))
-    if isinstance(content, dict) and not content["UserName"]:
+    if not content["UserName"]:
         del content["UserName"]
     Disk().write(Path(plist), plistlib.dumps(content), 0o644)  # launchd refuses a job that others may write
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "lock": lock,
+    "complete": complete,
+    "confirm": confirm,
+    "switch": switch,
+    "job": job,
+}
+
 if __name__ == "__main__":
     try:
-        {"lock": lock, "complete": complete, "confirm": confirm, "switch": switch, "job": job}[sys.argv[1]](*sys.argv[2:])
+        COMMANDS[sys.argv[1]](*sys.argv[2:])
     except OSError as error:
         sys.exit(f"surefoot: {error}")

@@ -2,7 +2,7 @@
 
 From launchctl(1) and launchd.plist(5): ``bootstrap``, ``bootout``, ``enable``, ``print``. It records each call in
 ``$LAUNCHD_DOUBLE/calls``, starts what the job names, and can be told to refuse a verb (``refuse``) or to kill its
-caller before call N (``cut``), as a power cut would.
+caller before call N (``cut``), as a power cut would, or to start nothing once (``dead``).
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ def bootstrap(_: str, plist: str) -> int:
     if loaded(job["Label"]) is not None:
         print("Bootstrap failed: 5: Input/output error", file=sys.stderr)
         return 5
+    if (STATE / "dead").exists():
+        (STATE / "dead").unlink()
+        (STATE / f"{job['Label']}.pid").write_text("999999999")
+        return 0
     with Path(job["StandardErrorPath"]).open("ab") as log:
         process = subprocess.Popen(
             job["ProgramArguments"],
@@ -87,6 +91,7 @@ def main(verb: str, *rest: str) -> int:
         os.kill(os.getppid(), signal.SIGKILL)
         return 9
     if (STATE / "refuse").exists() and verb == (STATE / "refuse").read_text():
+        (STATE / "refuse").unlink()
         print(f"{verb} refused by the double", file=sys.stderr)
         return 5
     return {"bootstrap": bootstrap, "bootout": bootout, "print": show, "enable": lambda _: 0}[verb](*rest)
