@@ -202,6 +202,7 @@ place() {
 
 # restart VERSION, which the link names by now. Fails where it does not answer.
 restart() {
+  rm -f "$data/run/tries"
   place "$1" job "$root/versions/$1/job.plist" "$plist" "label=$label" "root=$root" "data=$data" "user=$run_as" || return 1
   stop_job || { say "the job did not stop in 60 s"; return 1; }
   start_job || { say "launchd did not take the job"; return 1; }

@@ -14,8 +14,9 @@ if [ -f "$early" ] && [ "$(wc -c <"$early")" -gt 1048576 ]; then : >"$early"; fi
 if [ ! -f "$here/confirmed" ] && [ -f "$here/before" ]; then
   before=${here%/*}/$(cat "$here/before")
   whose='' count=0
-  if [ -f "$data/run/tries" ]; then read -r whose count <"$data/run/tries" || count=3; fi
-  [ "$whose" = "${here##*/}" ] || count=0
+  if [ -f "$data/run/tries" ]; then
+    if read -r whose count <"$data/run/tries"; then [ "$whose" = "${here##*/}" ] || count=0; else count=3; fi # torn
+  fi
   case $count in [012]) ;; *) count=3 ;; esac
   if [ -f "$before/confirmed" ]; then
     if [ "$count" = 3 ] || ! (printf '%s %s\n' "${here##*/}" $((count + 1)) >"$data/run/tries" && sync) 2>/dev/null; then
