@@ -170,8 +170,10 @@ def commit_time() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def build(target: Target, lock: Path, cache: Path, out: Path, interpreter: Path | None = None) -> tuple[Path, str]:
-    """Build one bundle into ``out``.
+def build(
+    target: Target, lock: Path, cache: Path, out: Path, interpreter: Path | None = None, app: str = APP
+) -> tuple[Path, str]:
+    """Build one bundle into ``out``, with the runtimes that ``app`` names as extras.
 
     Returns:
         The archive, and the least macOS version it needs (empty for Linux).
@@ -183,12 +185,12 @@ def build(target: Target, lock: Path, cache: Path, out: Path, interpreter: Path 
     fetch(pins, target, cache)
     epoch = commit_time()
     with tempfile.TemporaryDirectory() as scratch:
-        app = build_app(Path(scratch) / "app", epoch)
-        wheels = [*read_folder([cache]), app]
-        check(wheels, target, pins, [Requirement(APP)])
-        about = facts(wheels, target, interpreter, str(app.version))
+        own = build_app(Path(scratch) / "app", epoch)
+        wheels = [*read_folder([cache]), own]
+        check(wheels, target, pins, [Requirement(app)])
+        about = facts(wheels, target, interpreter, str(own.version))
         system = "macos" if about["least_macos"] else "linux"
-        name = f"surefoot-{app.version}-{system}-{target.machine}"
+        name = f"surefoot-{own.version}-{system}-{target.machine}"
         assemble(Path(scratch) / name, wheels, interpreter, about)
         archive = out / f"{name}.tar.gz"
         pack(Path(scratch) / name, archive, epoch)

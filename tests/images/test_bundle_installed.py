@@ -20,6 +20,7 @@ import pytest
 import urllib3
 
 from images.macos import bundle
+from images.wheels.check import read_lock
 from tests.images.macs import HERE, LABEL, PYTHON, ROOT, Mac
 
 
@@ -41,17 +42,17 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory, interpreter: Path) -> tuple[Path, Path]:
-    """Two bundles of other content, the second with an interpreter of its own; unpacked."""
+    """The whole bundle, and another without runtimes that carries an interpreter; unpacked."""
+    lock = ROOT / "requirements" / "device.lock"
+    lean = tmp_path_factory.mktemp("lean") / "device.lock"
+    runtimes = {"onnxruntime", "ai-edge-litert", "ml-dtypes", "protobuf"}
+    lean.write_text(
+        "".join(str(pin) for name, pin in read_lock(lock.read_text(), HERE).items() if name not in runtimes)
+    )
     folders = []
-    for name, extra in (("first", None), ("second", interpreter)):
+    for name, locked, app, extra in (("whole", lock, bundle.APP, None), ("lean", lean, "surefoot", interpreter)):
         out = tmp_path_factory.mktemp(name)
-        os.environ["SOURCE_DATE_EPOCH"] = str(1_700_000_000 + len(folders) * 86_400)
-        try:
-            archive, least = bundle.build(
-                HERE, ROOT / "requirements" / "device.lock", ROOT / "build" / "wheels" / "here", out, extra
-            )
-        finally:
-            del os.environ["SOURCE_DATE_EPOCH"]
+        archive, least = bundle.build(HERE, locked, ROOT / "build" / "wheels" / f"here-{name}", out, extra, app)
         assert least == ""
         with tarfile.open(archive) as tar:
             tar.extractall(out, filter="data")
@@ -109,7 +110,7 @@ def mac(prepared: Mac, bundles: tuple[Path, Path]) -> Mac:
 
 def test_an_update_and_a_rollback_each_end_with_that_version_answering(mac, bundles):
     first, second = map(identity, bundles)
-    assert f"before it: {first}" in done(mac.run(bundles[1] / "install.sh", "--user"))
+    assert f"to return to: {first}" in done(mac.run(bundles[1] / "install.sh", "--user"))
     assert running(mac) == second
     # The second carries an interpreter; what runs is that one.
     assert str(mac.app / "pythons") in (mac.app / "current" / "venv" / "pyvenv.cfg").read_text()

@@ -297,5 +297,7 @@ build_version
 place_conf >"$new/place.conf"
 change_to "$bundle_id"
 prune
-say "$bundle_id answers; before it: $(before "$bundle_id" | grep . || echo none)"
+back=$(before "$bundle_id")
+[ -n "$back" ] && [ -f "$root/versions/$back/confirmed" ] || back=none
+say "$bundle_id answers; to return to: $back"
 say "uninstall: sh '$root/current/uninstall.sh'   return: sh '$root/current/install.sh' --rollback"
