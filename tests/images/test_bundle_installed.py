@@ -141,7 +141,7 @@ def test_launchd_is_asked_in_the_words_of_today(mac, bundles):
 @pytest.mark.parametrize("fault", ["refuse", "dead"])
 def test_a_version_that_does_not_come_up_gives_way_to_the_one_before(mac, bundles, fault):
     first, second = map(identity, bundles)
-    (mac.app / "versions" / second / "confirmed").unlink()
+    (mac.app / "versions" / second / "confirmed").unlink(missing_ok=True)
     (mac.launchd / fault).write_text("bootstrap")
     result = mac.run(bundles[1] / "install.sh", "--user", "--wait", "3")
     assert result.returncode == 1

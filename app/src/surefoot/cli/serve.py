@@ -31,7 +31,7 @@ def serve(context: click.Context, detach: bool, log: Path | None, as_json: bool)
         emit(as_json, where, lambda: f"serving at {where.url} (process {where.pid}); stop it by `surefoot stop`")
 
     if detach and log is not None:
-        raise click.UsageError("--log is for the foreground: a detached server writes to serve.log in its run directory")
+        raise click.UsageError("--log is for the foreground: a detached server has serve.log in its run directory")
     if detach:
         from surefoot.serving.detach import start_detached
 
