@@ -325,3 +325,14 @@ def test_a_wheel_for_another_platform_never_gets_into_a_bundle(tmp_path):
     wheel = wheelwright.make(tmp_path / "cache", "one", "cp311-cp311-macosx_15_0_arm64")
     with pytest.raises(Refused, match="is not for macosx_14_0_arm64"):
         bundle.check(read_folder([wheel.parent]), Target.of(["macosx_14_0_arm64"], "3.11"))
+
+
+def test_every_option_is_documented():
+    text = (bundle.ROOT / "docs" / "macos.md").read_text()
+    check = bundle.ROOT / "images" / "wheels" / "check.py"
+    python = "".join(path.read_text() for path in (Path(bundle.__file__), check))
+    shell = "".join((INSIDE / name).read_text() for name in ("install.sh", "uninstall.sh"))
+    found = set(re.findall(r"add_argument\(\s*\"(--[a-z0-9-]+)", python))
+    found |= set(re.findall(r"^ +(--[a-z-]+)\)", shell, re.MULTILINE))
+    assert {"--rollback", "--remove-data", "--interpreter-sha256", "--require", "--user"} <= found
+    assert {name for name in found if not re.search(rf"[`\[ ]{name}[`\] ]", text)} == set()
