@@ -38,6 +38,10 @@ models: ## Train and quantise the reference model again (about an hour)
 model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 test images
 	@PYTHON=$(abspath $(BIN))/python models/build --report
 
+.PHONY: bundle-macos
+bundle-macos: .venv/dev.stamp ## Build dist/surefoot-VERSION-macos-arm64.tar.gz (BUNDLE="--interpreter FILE ...")
+	@$(BIN)/python -m images.macos.bundle $(BUNDLE)
+
 .PHONY: collection reference lock clean
 collection: .venv/demo.stamp ## Build the Ansible collection surefoot.edge into dist/
 	$(BIN)/ansible-galaxy collection build --force --output-path dist .

@@ -1,0 +1,1 @@
+"""Wheels for a target that nothing here runs on."""
