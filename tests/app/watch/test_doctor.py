@@ -135,6 +135,41 @@ def test_a_folder_without_a_recording_is_refused(tmp_path):
     assert json.loads(done.stdout)["error"] == "BadRequest"
 
 
+def test_a_mac_has_no_such_files_and_what_they_would_say_is_not_verified(tmp_path):
+    """A double: its live.json is what the macOS branch of live.py would ask; never run on a Mac."""
+    put(
+        tmp_path,
+        "live.json",
+        '{"system": "darwin", "machine": "arm64", "python": "3.12.8", "board": "Mac14,3", "release": "macOS 15.1",'
+        ' "page_size_bytes": 16384, "now": "2026-06-01T12:00:00Z", "data": {"path": "/data/surefoot", "exists": true,'
+        ' "writable": true, "free_bytes": 90000000000}, "run": {"path": "/r", "exists": true, "writable": true}}',
+    )
+    seen = judged(tmp_path)
+    assert seen.ok
+    statuses = {each.name: each.status for each in seen.findings}
+    assert [statuses[name] for name in ("board", "kernel", "memory-cgroup", "data-writable")] == ["ok"] * 4
+    assert [statuses[name] for name in ("clock", "heat", "memory", "data-filesystem")] == ["not verified"] * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "kind"),
+    [
+        (".dockerenv", "", "docker"),
+        ("run/.containerenv", 'engine="podman"', "podman"),
+        ("run/systemd/container", "systemd-nspawn", "systemd-nspawn"),
+        (
+            "proc/self/mountinfo",
+            "22 1 0:29 / / ro - overlay overlay rw,lowerdir=/var/lib/containerd/io/1/fs,upperdir=/var/x",
+            "container",
+        ),
+        ("etc/nothing", "", ""),
+    ],
+)
+def test_a_container_is_known_by_the_mark_of_its_engine_or_by_its_layers(pi5, path, text, kind):
+    put(pi5, path, text)
+    assert facts_of(pi5).container == kind
+
+
 # -- storage ---------------------------------------------------------------------------------------------------------
 
 

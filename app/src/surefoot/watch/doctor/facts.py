@@ -64,6 +64,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""  # major:minor
     options: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    damage: int | None = None  # errors that ext4 found in itself since its last check
 
 
 class Zone(msgspec.Struct, frozen=True, kw_only=True):

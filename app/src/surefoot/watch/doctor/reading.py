@@ -163,6 +163,7 @@ def _with_ext4_options(files: Files, mount: Mount) -> Mount:
         device=mount.device,
         options=mount.options,
         details=tuple(text.split()),
+        damage=files.number(f"/sys/fs/ext4/{name}/errors_count") if mount.kind in ("ext4", "ext3") else None,
     )
 
 

@@ -76,6 +76,7 @@ def _data(facts: Facts, config: Config) -> Iterator[Finding]:
             yield _journal(mount)
             yield _barriers(mount)
             yield _errors(mount)
+            yield _damage(mount)
         if mount.kind not in _VANISHES:
             yield _atime(mount)
     yield _space(data, config.storage.reserve_bytes)
@@ -175,6 +176,21 @@ def _errors(mount: Mount) -> Finding:
         found="not shown here" if what is None else f"errors={what}: goes on writing to a damaged file system",
         expected="errors=remount-ro",
         hint=_UNSEEN if what is None else f"add errors=remount-ro {_REMOUNT}",
+    )
+
+
+def _damage(mount: Mount) -> Finding:
+    name = "data-damage"
+    if mount.damage is None:
+        return Finding(name=name, status="not verified", found="not shown here", expected="no errors", hint=_UNSEEN)
+    if mount.damage == 0:
+        return Finding(name=name, status="ok", found="no errors recorded")
+    return Finding(
+        name=name,
+        status="problem",
+        found=f"ext4 recorded {mount.damage} errors since its last check",
+        expected="no errors",
+        hint="unmount it and run e2fsck -f; if they come back, replace the card or disk",
     )
 
 
