@@ -339,8 +339,11 @@ def test_throttling_is_told_flag_by_flag(pi5, printed, status, found):
     assert (finding(pi5, "throttling").status, finding(pi5, "throttling").found) == (status, found)
 
 
-def test_the_firmware_file_is_hexadecimal_and_stands_in_for_vcgencmd(board):
-    assert facts_of(board("pi4")).throttling.bits == 0x50000
+@pytest.mark.parametrize("soc", ["soc", "soc@107c000000"])
+def test_the_firmware_file_is_hexadecimal_and_stands_in_for_vcgencmd(pi5, soc):
+    change(pi5, vcgencmd="")
+    put(pi5, f"sys/devices/platform/{soc}/{soc}:firmware/get_throttled", "50000")
+    assert facts_of(pi5).throttling.bits == 0x50000
 
 
 def test_the_voltage_alarm_is_the_last_resort_and_says_how_little_it_knows(pi5):

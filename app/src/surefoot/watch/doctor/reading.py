@@ -17,7 +17,6 @@ _UNLIMITED = 1 << 60  # control groups of version 1 say "no limit" by a number n
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled; the kernel of Raspberry Pi shows the same
 # number as hexadecimal digits in a file of its firmware driver, whose path differs between boards.
 _VCGENCMD = re.compile(r"throttled=0x([0-9a-fA-F]{1,8})")
-_FIRMWARE = re.compile(r"(.*:)?firmware")
 
 
 def read(files: Files, live: Live, data_dir: Path) -> Facts:
@@ -204,15 +203,12 @@ def _throttling(files: Files, vcgencmd: str) -> Throttling | None:
     """vcgencmd knows all; then the firmware driver's file; then the voltage alarm of the driver rpi_volt (bit 0)."""
     if found := _VCGENCMD.search(vcgencmd):
         return Throttling(bits=int(found[1], 16), source="vcgencmd")
-    for bus in ("/sys/devices/platform", "/sys/devices/platform/soc"):
-        for name in files.names(bus):
-            if not name.startswith("soc"):
-                continue
-            for below in (name, *(f"{name}/{inner}" for inner in files.names(f"{bus}/{name}") if "firmware" in inner)):
-                if _FIRMWARE.fullmatch(Path(below).name):
-                    text = files.text(f"{bus}/{below}/get_throttled", 64)
-                    if re.fullmatch(r"(0x)?[0-9a-fA-F]{1,8}", text):
-                        return Throttling(bits=int(text, 16), source="get_throttled")
+    platform = "/sys/devices/platform"
+    for soc in (name for name in files.names(platform) if name.startswith("soc")):
+        for name in files.names(f"{platform}/{soc}"):
+            text = files.text(f"{platform}/{soc}/{name}/get_throttled", 64) if name.endswith(":firmware") else ""
+            if re.fullmatch(r"[0-9a-fA-F]{1,8}", text):
+                return Throttling(bits=int(text, 16), source="get_throttled")
     for name in files.names("/sys/class/hwmon"):
         if files.text(f"/sys/class/hwmon/{name}/name", 64) == "rpi_volt":
             alarm = files.number(f"/sys/class/hwmon/{name}/in0_lcrit_alarm")
