@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.config import Config
+from surefoot.errors import BadRequest
 from surefoot.watch.doctor import conditions, live, reading
 from surefoot.watch.doctor.diagnosis import Configuration, Diagnosis, diagnose
 from surefoot.watch.doctor.facts import Facts, Finding, Proof
@@ -458,9 +461,28 @@ def test_reads_are_bounded_in_bytes_and_in_names(tmp_path):
 
 
 def test_a_pipe_or_a_device_in_the_place_of_a_file_is_nothing_and_never_waited_for(tmp_path):
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "endless").symlink_to("/dev/zero")
     files = Files(tmp_path)
     assert [files.text(path) for path in ("/pipe", "/endless", "/nothing", "/")] == [""] * 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files_are_judged_and_never_end_the_doctor(name, board):
+    seed = int(os.environ.get("SUREFOOT_SEED", "5"))
+    print(f"SUREFOOT_SEED={seed}")
+    chance, folder = random.Random(seed), board(name)
+    for path in sorted(each for each in folder.rglob("*") if each.is_file() and each.name != live.RECORDED):
+        whole = path.read_bytes()
+        for _ in range(20):
+            at = chance.randrange(len(whole) + 1)
+            junk = chance.choice([b"", b" ", b"\n", b"-1", b"9" * 40, b"=", b"\\777", b"\xff", b"\0"])
+            path.write_bytes(whole[:at] + junk + whole[at + chance.randrange(9) :] * chance.randrange(2))
+            assert judged(folder).findings
+        path.write_bytes(whole)
+
+
+def test_a_recorded_time_without_its_zone_is_refused(pi5):
+    change(pi5, now="2026-06-01T12:00:00")
+    with pytest.raises(BadRequest, match="no recorded board"):
+        live.recorded(pi5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,7 +45,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     page_size_bytes: int | None = None
     python: str = ""
     uid: int = -1
-    now: datetime
+    now: Annotated[datetime, msgspec.Meta(tz=True)]
     synchronised: bool | None = None
     preload: str = ""  # LD_PRELOAD
     board: str = ""  # macOS has no file for it
