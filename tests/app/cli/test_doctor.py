@@ -32,11 +32,23 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture
-def alone(needs) -> list[str]:
-    """The beginning of a command in mounts and a network of its own."""
+def alone(needs, tmp_path):
+    """Makes the beginning of a command in mounts and a network of its own.
+
+    The root is bound to a folder first: in a chroot ``/`` is no mount that could be made private or read-only.
+    """
     needs(sys.platform == "linux" and os.geteuid() == 0, "root on Linux")
     needs(all(map(shutil.which, ("unshare", "setpriv"))), "unshare and setpriv (util-linux)")
-    return ["unshare", "--mount", "--net", "sh", "-ec"]
+    root = tmp_path / "root"
+    root.mkdir()
+    bind = f"mount --rbind / {root}; mount --make-rprivate {root}; "
+
+    def inside(outer: str, inner: str) -> list[str]:
+        """``outer`` sees the new root as $root; ``inner`` runs in it, and then the command that is appended."""
+        script = f"root={root}; {bind}{outer}; exec chroot {root} sh -ec '{inner}' \"$@\""
+        return ["unshare", "--mount", "--propagation", "unchanged", "--net", "sh", "-ec", script, "sh", "sh"]
+
+    return inside
 
 
 def test_a_configured_device_in_a_folder_is_judged_where_it_lies(device):
@@ -62,11 +74,12 @@ def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
 
 def test_it_works_on_a_read_only_root_without_network_capabilities_or_a_writable_place(alone):
     """As an image is run: ``--read-only --network none --cap-drop ALL``."""
-    script = (
-        "mount -o remount,bind,ro /; touch /tmp/.surefoot-doctor 2>/dev/null && exit 99; "
-        'exec setpriv --bounding-set -all --inh-caps -all --no-new-privs "$@"'
+    command = alone(
+        "mount -o remount,bind,ro $root",
+        "touch /tmp/.surefoot-doctor 2>/dev/null && exit 99; "
+        'exec setpriv --bounding-set -all --inh-caps -all --no-new-privs "$@"',
     )
-    seen = findings(run([*alone, script, "sh", *DOCTOR], HOME="/nonexistent"))
+    seen = findings(run([*command, *DOCTOR], HOME="/nonexistent"))
     assert seen["root"]["found"].endswith("read-only")
     assert [seen[name]["status"] for name in ("runtimes", "runtime/onnxruntime", "runtime/tflite")] == ["ok"] * 3
 
@@ -91,9 +104,8 @@ def test_a_real_ext4_is_seen_through_whatever_its_mount_line_hides(alone, needs,
     point.mkdir()
     (tmp_path / "surefoot.toml").write_text('data_dir = "mounted/data"\nrun_dir = "run"\n')
     prepare = f"(mkfs.ext4 -q {disk}; {make.format(disk=disk)}) >/dev/null 2>&1"
-    script = f'{prepare}; mount -o loop,noatime {disk} {point}; mkdir {point}/data; exec "$@"'
-    command = [*DOCTOR[:3], "--config", str(tmp_path / "surefoot.toml"), *DOCTOR[3:]]
-    seen = findings(run([*alone, script, "sh", *command]))
+    start = alone(prepare, f'mount -o loop,noatime {disk} {point}; mkdir {point}/data; exec "$@"')
+    seen = findings(run([*start, *DOCTOR[:3], "--config", str(tmp_path / "surefoot.toml"), *DOCTOR[3:]]))
     assert seen["data-filesystem"]["found"].startswith(f"ext4 on {point}")
     assert {name for name, each in seen.items() if name.startswith("data-") and each["status"] == "problem"} == bad
     assert {seen[name]["status"] for name in ("data-filesystem", "data-atime", "data-writable", "data-space")} <= {
