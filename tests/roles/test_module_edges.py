@@ -15,13 +15,15 @@ import yaml
 from tests.roles.controller import Controller, Played
 
 V1 = {"slot": "a", "status": "confirmed", "version": "1.0.0"}
-STATUS = {"active": V1, "slots": {"a": V1}, "trial": None, "previous": [], "held": False}
+STATUS = {"name": "m", "active": V1, "slots": {"a": V1}, "trial": None, "previous": [], "held": False}
 
 
 def bring(controller: Controller, script: str, *arguments: str, timeout_s: int = 60) -> Played:
     """Ask the module for version 2.0.0 of a device whose ``surefoot`` is a double that runs ``script``."""
     double = controller.folder / "surefoot"
-    double.write_text(f"#!/bin/sh\nverb=$4\nstatus() {{ cat <<'END'\n{json.dumps(STATUS)}\nEND\n}}\n{script}\n")
+    double.write_text(
+        f"#!/bin/sh\nverb=$4\nstatus() {{ cat <<'END'\n{json.dumps({'models': [STATUS]})}\nEND\n}}\n{script}\n"
+    )
     double.chmod(0o755)
     config = controller.folder / "surefoot.toml"
     config.write_text("")
@@ -105,7 +107,7 @@ def test_a_server_that_serves_something_else_than_the_slots_say_is_a_failure(
     controller: Controller, version: str, status: int
 ) -> None:
     double = controller.folder / "surefoot"
-    double.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({**STATUS, 'held': True})}\nEND\n")
+    double.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({'models': [{**STATUS, 'held': True}]})}\nEND\n")
     double.chmod(0o755)
     with server_of(version) as url:
         (controller.folder / "endpoint.json").write_text(json.dumps({"url": url}))
