@@ -30,8 +30,9 @@ th,td{padding:.35rem .6rem .35rem 0;border-top:1px solid var(--line);vertical-al
 h3{font-size:.85rem;color:var(--soft);margin:1.1rem 0 .35rem;font-weight:600}
 code{background:var(--tint);padding:.05rem .35rem;border-radius:4px;font-size:.88em}.wide{overflow-x:auto}
 a{color:inherit}td:last-child{overflow-wrap:anywhere}
-@media(max-width:36rem){main{padding:1.25rem .6rem}section{padding:1rem .8rem}dl{grid-template-columns:1fr 1fr 1fr;gap:.6rem}
-dd{font-size:1rem;overflow-wrap:anywhere}table{font-size:.8rem}th,td{padding-right:.4rem}.tag{padding:.1rem .5rem;font-size:.78rem}}
+@media(max-width:36rem){main{padding:1.25rem .6rem}section{padding:1rem .8rem}
+dl{grid-template-columns:1fr 1fr 1fr;gap:.6rem}dd{font-size:1rem;overflow-wrap:anywhere}
+table{font-size:.8rem}th,td{padding-right:.4rem}.tag{padding:.1rem .5rem;font-size:.78rem}}
 """
 
 _TONES = {
