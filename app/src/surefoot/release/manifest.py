@@ -271,7 +271,7 @@ def schema() -> dict[str, Any]:
 
 
 def _settled(value: Any) -> Any:
-    """The same whatever made it: versions of msgspec order alternatives, and of Python indent docstrings, differently."""
+    """The same from every version of msgspec (order of alternatives) and of Python (indentation of docstrings)."""
     if isinstance(value, dict):
         return {
             key: inspect.cleandoc(item) if key == "description" and isinstance(item, str) else _settled(item)
