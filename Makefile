@@ -28,9 +28,11 @@ fix: .venv/dev.stamp ## Format, and mend what can be mended without thought
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: bench-quick
+.PHONY: bench-quick bench-images
 bench-quick: .venv/dev.stamp ## Print what the gateway adds to a direct call of the runtime
 	@$(BIN)/python -m bench.quick
+bench-images: .venv/dev.stamp ## Print how long an arm64 image takes to build, and a change of the app
+	@$(BIN)/python -m bench.images
 
 .PHONY: models model-report
 models: ## Train and quantise the reference model again (about an hour)
@@ -41,6 +43,19 @@ model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 tes
 .PHONY: bundle-macos
 bundle-macos: .venv/dev.stamp ## Build dist/surefoot-VERSION-macos-arm64.tar.gz (BUNDLE="--interpreter FILE ...")
 	@$(BIN)/python -m images.macos.bundle $(BUNDLE)
+.PHONY: image-jetson image-rpi image-generic image-generic-openvino lock-base pin-bases
+image-rpi: .venv/dev.stamp ## Build the image for Raspberry Pi 4 and 5 into dist/ (needs a Docker engine)
+	@$(BIN)/python -m images.build rpi
+image-generic: .venv/dev.stamp ## Build the images for any amd64 and arm64 machine
+	@$(BIN)/python -m images.build generic
+image-generic-openvino: .venv/dev.stamp ## Build the image for amd64 with OpenVINO
+	@$(BIN)/python -m images.build generic-openvino
+image-jetson: .venv/dev.stamp ## Build the image for Jetson (JETPACK=7: for JetPack 7 instead of 6)
+	@$(BIN)/python -m images.build jetson-jp$(or $(JETPACK),6)
+lock-base: .venv/dev.stamp ## Resolve the Debian packages of images again (needs apt)
+	@$(BIN)/python -m images.base.lock
+pin-bases: .venv/dev.stamp ## Read the digests of the vendors' bases from their registries
+	@$(BIN)/python -m images.pins
 
 .PHONY: collection reference lock clean
 collection: .venv/demo.stamp ## Build the Ansible collection surefoot.edge into dist/

@@ -1,0 +1,1 @@
+"""Our own Debian base: locked packages, unpacked."""

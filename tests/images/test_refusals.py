@@ -1,0 +1,127 @@
+"""Bad input to a build: each has its own message, which says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from images import pins
+from images.base import debian
+from images.wheels.install import Refused, Target, flatten
+from tests.conftest import ROOT
+from tests.images.conftest import Builder, Image
+
+HASH = "--hash=sha256:" + "0" * 64
+PI = Target("arm64", "3.11", "2.36")
+
+
+def test_a_universal_lock_is_read_with_the_targets_markers_and_not_this_machines() -> None:
+    lock = (
+        f"a==1 ; python_version < '3.11' \\\n    {HASH}\nb==2 ; platform_machine == 'aarch64' \\\n    {HASH}\n"
+        f"c==3 ; sys_platform == 'darwin' \\\n    {HASH}\n    # via d\n"
+    )
+    assert flatten(lock, PI) == f"b==2 {HASH}\n"
+    assert flatten(lock, Target("amd64", "3.10", "2.35")) == f"a==1 {HASH}\n"
+
+
+@pytest.mark.parametrize("line", ["a>=1", "a", "a==1.*", "a==1,<2"])
+def test_an_unpinned_dependency_is_refused(line: str) -> None:
+    with pytest.raises(Refused, match=r"unpinned dependency: a.*no exact version; run make lock"):
+        flatten(f"{line} {HASH}\n", PI)
+
+
+def test_a_dependency_without_a_hash_is_refused() -> None:
+    with pytest.raises(Refused, match=r"unpinned dependency: a==1 has no hash; run make lock"):
+        flatten("a==1\n", PI)
+
+
+def test_a_wheel_that_exists_for_no_such_target_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "device.lock"
+    lock.write_text(f"tflite-runtime==2.14.0 {HASH}\n")
+    script = ROOT / "images" / "wheels" / "install.py"
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "tflite_runtime-2.14.0-cp311-cp311-manylinux2014_x86_64.whl").touch()
+    done = subprocess.run(
+        [sys.executable, script, "install", "--lock", lock, "--architecture=arm64", "--python=3.11", "--glibc=2.36",
+         "--wheels", wheels, "--into", tmp_path / "out"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "surefoot: no wheel of tflite-runtime==2.14.0 fits Linux arm64, Python 3.11, glibc 2.36" in done.stderr
+    assert "what to do: pin a version that has one" in done.stderr
+
+
+def test_a_list_of_packages_that_changed_after_its_lock_is_refused(tmp_path: Path) -> None:
+    stale = tmp_path / "debian.lock"
+    first, *rest = debian.LOCK.read_text().splitlines()
+    stale.write_text("\n".join([first[:-1] + ("0" if first[-1] != "0" else "1"), *rest]))
+    with pytest.raises(debian.Problem, match=r"lock out of date.*run make lock-base"):
+        debian.read_lock(stale)
+    assert debian.read_lock()
+
+
+def test_a_package_that_the_mirror_no_longer_has_says_that_the_lock_is_out_of_date(
+    tmp_path: Path, needs: Callable[[bool, str], None]
+) -> None:
+    needs(any(source.exists() for source in debian.SOURCES), "Debian sources for apt")
+    tini = next(package for package in debian.read_lock() if package.name == "tini")
+    gone = tini._replace(version="0.1.0-1", path="pool/main/t/tini/tini_0.1.0-1_amd64.deb")
+    with pytest.raises(debian.Problem, match=r"lock out of date(.|\n)*run make lock-base(.|\n)*0.1.0-1"):
+        debian.fetch([gone], tmp_path)
+
+
+def test_a_package_that_is_not_the_locked_file_is_refused(tmp_path: Path) -> None:
+    tini = next(package for package in debian.read_lock() if package.name == "tini")
+    (tmp_path / tini.file).write_bytes(b"another")
+    with pytest.raises(debian.Problem, match=r"is not the file that debian\.lock names"):
+        debian.fetch([tini], tmp_path)
+
+
+def test_a_base_of_the_wrong_architecture_is_refused(builder: Builder, built: Callable[..., Image]) -> None:
+    done = builder("jetson-jp6", BASE_IMAGE=built("generic-amd64").name, PYTHON_VERSION="3.11")
+    assert done.returncode == 1
+    assert "is for linux/amd64, and jetson-jp6 needs a base for linux/arm64" in done.stderr
+
+
+def test_a_base_without_the_version_of_its_python_is_refused(builder: Builder) -> None:
+    done = builder("jetson-jp6", BASE_IMAGE="example")
+    assert done.returncode == 1
+    assert "name the minor version of its Python" in done.stderr
+
+
+def test_a_release_refuses_a_base_that_is_not_pinned(builder: Builder) -> None:
+    done = builder("jetson-jp6", RELEASE="1")
+    assert done.returncode == 1
+    assert "base not pinned: jetson-jp6 takes" in done.stderr
+    assert "what to do: make pin-bases" in done.stderr
+
+
+def test_pinning_writes_every_digest_that_the_registry_gives_and_nothing_else() -> None:
+    text = pins.VERSIONS.read_text()
+    asked: list[str] = []
+
+    def answer(image: str) -> str:
+        asked.append(image)
+        return f"sha256:{len(asked):064x}"
+
+    pinned = pins.pin(text, answer)
+    assert len(asked) == text.count("_DIGEST")
+    assert pinned.count("sha256:") == len(asked)
+    assert [line for line in pinned.splitlines() if "sha256" not in line] == [
+        line for line in text.splitlines() if "_DIGEST" not in line
+    ]
+
+
+def test_without_an_engine_the_message_says_how_to_get_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "images.build", "rpi"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin:/bin", "DOCKER_HOST": "unix:///nowhere"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "images need a Docker engine" in done.stderr
+    assert "what to do" in done.stderr
