@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Publisher:
-    from datetime import datetime, timezone
-
     made = Publisher(tmp_path / "publisher")
     made.now = datetime.now(timezone.utc)
     made.publish()

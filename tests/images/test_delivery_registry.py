@@ -35,6 +35,8 @@ def store(needs: Callable[[bool, str], None], tmp_path: Path) -> Iterator[Regist
 class Shop:
     """A dist folder with small archives of the same form as the images', and the commands of `make`."""
 
+    NAME = "surefoot-delivery"
+
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self.dist = folder
@@ -47,7 +49,7 @@ class Shop:
         destination = push.archive_of(target, self.dist)
         self.engine.docker(
             "buildx", "build", "--quiet", f"--platform=linux/{architecture}", "--provenance=false",
-            f"--tag=surefoot-delivery:{target}", f"--output=type=docker,dest={destination}", str(source),
+            f"--tag={self.NAME}:{target}", f"--output=type=docker,dest={destination}", str(source),
         )  # fmt: skip
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,8 +63,11 @@ class Shop:
 
 
 @pytest.fixture
-def shop(engine: Engine, tmp_path: Path) -> Shop:
-    return Shop(engine, tmp_path / "dist")
+def shop(engine: Engine, tmp_path: Path) -> Iterator[Shop]:
+    yield Shop(engine, tmp_path / "dist")
+    tags = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", Shop.NAME).stdout.split()
+    if tags:
+        engine.docker("image", "rm", *tags, check=False)  # another worker may have been first
 
 
 def test_a_devices_engine_pulls_its_architecture_by_one_name_and_gets_what_was_built(shop, store, old_engine):
