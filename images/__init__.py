@@ -1,1 +1,1 @@
-"""How images are built, on the build machine."""
+"""What builds for each platform."""

@@ -1,1 +1,1 @@
-"""What runs in build stages to bring the wheels of another platform."""
+"""Wheels for a target that nothing here runs on."""

@@ -62,6 +62,15 @@ options:
       - Path on the device of the first trusted C(root.json).
       - A device keeps the first one that it is given and refuses another.
     type: path
+  root_content:
+    description:
+      - The first trusted C(root.json) itself. It is written to O(root) on a device that has no such file yet.
+    type: str
+  run_dir:
+    description:
+      - The app's run directory on the device. Where it is given, the app is asked over HTTP, as a client asks, which
+        version of the model it serves; an app that does not answer is a failure.
+    type: path
   config:
     description: Path on the device of C(surefoot.toml).
     type: path
@@ -131,6 +140,11 @@ version:
   returned: always
   type: str
   sample: 2.0.0
+answers:
+  description: Where the app answers, and the versions of the model that it says it serves, none where it has none.
+  returned: where O(run_dir) is given, but in check mode
+  type: dict
+  sample: {"url": "http://127.0.0.1:8080", "versions": ["2.0.0"]}
 before:
   description: What the device served, held and could return to.
   returned: always
@@ -157,11 +171,15 @@ error:
     hint: {description: What to do next., type: str, returned: failure}
 """
 
+import http.client
 import json
+import os
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.surefoot.edge.plugins.module_utils.model_plan import (
@@ -177,6 +195,7 @@ from ansible_collections.surefoot.edge.plugins.module_utils.model_plan import (
 # `confirm` must give up, and say why, before this module cuts it off.
 MARGIN_S = 5
 MOST_OUTPUT_BYTES = 1024 * 1024
+ANSWER_TIMEOUT_S = 30
 
 
 class CommandError(Exception):
@@ -193,16 +212,25 @@ class Surefoot:
     def __init__(self, module):
         self._module = module
         self._options = module.params
+        self._root = module.params["root"]
         self._deadline = time.monotonic() + module.params["timeout"]
 
     def left_s(self):
         """Seconds until the task's time is over, at least 0."""
         return max(0.0, self._deadline - time.monotonic())
 
+    def status(self):
+        """What the device holds of the model, NOTHING where it never heard of it. Raises CommandError."""
+        models = self._run("status")["models"]
+        return next((model for model in models if model["name"] == self._options["name"]), dict(NOTHING))
+
     def model(self, verb, *arguments):
-        """Run one command and return its JSON. Raises CommandError."""
+        """Run one command on the model and return its JSON. Raises CommandError."""
+        return self._run(verb, self._options["name"], *arguments)
+
+    def _run(self, verb, *arguments):
         command = [self._options["executable"], "--config", self._options["config"], "model", verb]
-        command += [self._options["name"], *arguments, "--json"]
+        command += [*arguments, "--json"]
         late = threading.Event()
 
         def watch(process):
@@ -246,9 +274,43 @@ class Surefoot:
     def repository(self):
         """The arguments that name where a release comes from and what to trust."""
         arguments = ["--repository", self._options["repository"] or ""]
-        if self._options["root"]:
-            arguments += ["--root", self._options["root"]]
+        if self._root:
+            arguments += ["--root", self._root]
         return arguments
+
+    def give_root(self):
+        """Write the first root of trust where there is none. Returns whether it was, or would be, written."""
+        content = self._options["root_content"]
+        if not content or not self._root or Path(self._root).exists():
+            return False
+        descriptor, path = tempfile.mkstemp(dir=self._module.tmpdir)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+        if self._module.check_mode:
+            self._root = path  # what would be there, for looking a release up
+        else:
+            self._module.atomic_move(path, self._root)
+            self._module.set_mode_if_different(self._root, 0o644, False)
+        return True
+
+    def answers(self):
+        """Ask the app as a client does. Raises CommandError."""
+        url, body = "", b""
+        try:
+            url = json.loads((Path(self._options["run_dir"]) / "endpoint.json").read_bytes())["url"]
+            server = http.client.HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_TIMEOUT_S)
+            server.request("GET", f"/v2/models/{self._options['name']}")
+            body = server.getresponse().read(MOST_OUTPUT_BYTES)
+            return {"url": url, "versions": list(json.loads(body).get("versions", []))}
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, http.client.HTTPException) as failure:
+            raise CommandError(
+                _error(
+                    "the app does not answer its clients",
+                    found=f"{failure!r} {body[:200]!r}" if body else repr(failure),
+                    expected=f"an answer at {url or self._options['run_dir']}",
+                    hint="deploy the app (role surefoot.edge.inference_app); surefoot status says more",
+                )
+            ) from failure
 
     def look_up(self, version):
         """Verify that the repository has a release this device would take, and return its version."""
@@ -280,10 +342,11 @@ def bring(module, surefoot, result):
         )
     # A first deploy in check mode: the configuration is not there yet, since nothing was written.
     blank = module.check_mode and not Path(options["config"]).exists()
-    status = dict(NOTHING) if blank else surefoot.model("status")
+    status = dict(NOTHING) if blank else surefoot.status()
     result["state_after"] = status
     result["before"] = view(status)
     version = options["version"]
+    given = surefoot.give_root()
     if version == LATEST and not blank:
         if not options["repository"]:
             raise PlanError("the latest release cannot be looked up", found="no repository", hint="set repository")
@@ -300,12 +363,16 @@ def bring(module, surefoot, result):
             surefoot.look_up(version)
         result["after"] = expected
     else:
+        result["changed"] = given
         _apply(surefoot, made, result)
-        status = surefoot.model("status")
+        if made.steps:
+            status = surefoot.status()
         result["state_after"] = status
         result["after"] = view(status)
         _read_back(status, wanted, expected)
-    result["changed"] = bool(made.steps)
+        if options["run_dir"]:
+            result["answers"] = surefoot.answers()
+    result["changed"] = given or bool(made.steps)
 
 
 def _apply(surefoot, made, result):
@@ -350,6 +417,8 @@ def main():
             "version": {"type": "str"},
             "repository": {"type": "str"},
             "root": {"type": "path"},
+            "root_content": {"type": "str"},
+            "run_dir": {"type": "path"},
             "config": {"type": "path", "default": "/data/surefoot/surefoot.toml"},
             "executable": {"type": "path", "default": "surefoot"},
             "steps": {"type": "int", "default": 1},
@@ -370,7 +439,7 @@ def main():
 
     if "error" in result:
         try:
-            result["state_after"] = surefoot.model("status")
+            result["state_after"] = surefoot.status()
             result["after"] = view(result["state_after"])
         except (CommandError, OSError):
             result.pop("state_after", None)

@@ -80,7 +80,7 @@ def test_the_module_is_documented_by_ansible_doc(controller: Controller) -> None
     assert doc["doc"]["attributes"]["check_mode"]["support"] == "full"
     assert doc["doc"]["attributes"]["diff_mode"]["support"] == "full"
     assert yaml.safe_load(doc["examples"])
-    assert {"why", "steps", "before", "after", "state_after", "error", "version"} == set(doc["return"])
+    assert {"why", "steps", "before", "after", "state_after", "answers", "error", "version"} == set(doc["return"])
 
 
 @pytest.mark.parametrize("role", ["inference_app", "model_slots"])

@@ -15,13 +15,15 @@ import yaml
 from tests.roles.controller import Controller, Played
 
 V1 = {"slot": "a", "status": "confirmed", "version": "1.0.0"}
-STATUS = {"active": V1, "slots": {"a": V1}, "trial": None, "previous": [], "held": False}
+STATUS = {"name": "m", "active": V1, "slots": {"a": V1}, "trial": None, "previous": [], "held": False}
 
 
-def bring(controller: Controller, script: str, *arguments: str, timeout_s: int = 60) -> Played:
+def bring(controller: Controller, script: str, *arguments: str, timeout_s: int = 60, **options: str) -> Played:
     """Ask the module for version 2.0.0 of a device whose ``surefoot`` is a double that runs ``script``."""
     double = controller.folder / "surefoot"
-    double.write_text(f"#!/bin/sh\nverb=$4\nstatus() {{ cat <<'END'\n{json.dumps(STATUS)}\nEND\n}}\n{script}\n")
+    double.write_text(
+        f"#!/bin/sh\nverb=$4\nstatus() {{ cat <<'END'\n{json.dumps({'models': [STATUS]})}\nEND\n}}\n{script}\n"
+    )
     double.chmod(0o755)
     config = controller.folder / "surefoot.toml"
     config.write_text("")
@@ -33,6 +35,7 @@ def bring(controller: Controller, script: str, *arguments: str, timeout_s: int =
             "config": str(config),
             "executable": str(double),
             "timeout": timeout_s,
+            **options,
         }
     }
     playbook = controller.folder / "task.yml"
@@ -76,6 +79,29 @@ def test_a_command_that_is_not_there_is_said_so(controller: Controller, tmp_path
     assert "exit status 127" in played.out
 
 
+def test_an_app_that_does_not_answer_its_clients_is_a_failure(controller: Controller) -> None:
+    script = 'case "$verb" in status) status;; *) echo \'{"changed": true}\';; esac'
+    for endpoint in (None, '{"url": "http://127.0.0.1:1"}', "[]"):  # port 1 of loopback: nobody listens there
+        if endpoint is not None:
+            (controller.folder / "endpoint.json").write_text(endpoint)
+        played = bring(controller, script, version="1.0.0", run_dir=str(controller.folder))
+        assert played.status != 0
+        assert "the app does not answer its clients" in played.out
+        assert "serving now: 1.0.0 (confirmed)" in " ".join(played.out.split())
+
+
+def test_the_first_root_is_written_once_and_only_shown_to_the_lookup_in_check_mode(controller: Controller) -> None:
+    root, seen = controller.folder / "first-root.json", controller.folder / "seen"
+    script = f"""case "$verb" in
+    status) status;;
+    plan|install) while [ "$1" != --root ]; do shift; done; cat "$2" > {seen}; echo '{{"version": "2.0.0"}}';;
+    *) echo '{{"changed": true}}';; esac"""
+    for content, arguments, there in (("first", ["--check"], None), ("first", [], "first"), ("second", [], "first")):
+        bring(controller, script, *arguments, root=str(root), root_content=content)
+        assert seen.read_text() == "first"
+        assert (root.read_text() if root.exists() else None) == there
+
+
 @contextmanager
 def server_of(version: str) -> Iterator[str]:
     """A double of the app that says it serves ``version``, whatever is in the slots. Yields its address."""
@@ -105,7 +131,7 @@ def test_a_server_that_serves_something_else_than_the_slots_say_is_a_failure(
     controller: Controller, version: str, status: int
 ) -> None:
     double = controller.folder / "surefoot"
-    double.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({**STATUS, 'held': True})}\nEND\n")
+    double.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({'models': [{**STATUS, 'held': True}]})}\nEND\n")
     double.chmod(0o755)
     with server_of(version) as url:
         (controller.folder / "endpoint.json").write_text(json.dumps({"url": url}))

@@ -99,12 +99,18 @@ class Disk:
         """Replace the content of ``path``, durably; after a cut it holds the old content or the new, never a mix."""
         self.write_stream(path, [data], mode)
 
-    def write_all(self, files: Mapping[Path, bytes], mode: int = 0o644) -> None:
-        """Replace several files in order, durably. None changes unless there was room for all of them."""
+    def write_all(
+        self, files: Mapping[Path, bytes], mode: int = 0o644, modes: Mapping[Path, int] | None = None
+    ) -> None:
+        """Replace several files in order, durably. None changes unless there was room for all of them.
+
+        ``modes`` is for files that are to have another mode than the rest.
+        """
+        modes = modes or {}
         prepared: list[tuple[Path, Path]] = []
         try:
             for path, data in files.items():
-                prepared.append((self._prepare(path, [data], mode)[0], path))
+                prepared.append((self._prepare(path, [data], modes.get(path, mode))[0], path))
         except SurefootError:
             for temporary, _ in prepared:
                 with suppress(OSError):

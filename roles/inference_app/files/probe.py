@@ -5,6 +5,7 @@ Arguments: the configuration, the note of what the app was started with, then th
 """
 
 import hashlib
+import http.client
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 STATUS_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 10
 # `surefoot status`: 2, no configuration yet, or one that is not valid; 4, nothing runs. The role sees to both.
 NOT_RUNNING = (2, 4)
 
@@ -65,6 +67,16 @@ def running(config):
     return None, (asked.stdout + asked.stderr).decode(errors="replace")[-500:]
 
 
+def live(url):
+    """Whether the app answers its clients, as one of them asks it."""
+    try:
+        server = http.client.HTTPConnection(url.split("://", 1)[1], timeout=ANSWER_TIMEOUT_S)
+        server.request("GET", "/v2/health/live")
+        return server.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 config, note = Path(sys.argv[1]), Path(sys.argv[2])
 app, problem = installed()
 seen, unclear = running(config) if app else (None, "")
@@ -74,7 +86,7 @@ print(
             "python": platform.python_version(),
             "app": app,
             "problem": problem or unclear,
-            "running": {"version": seen["version"], "url": seen["url"]} if seen else None,
+            "running": {"version": seen["version"], "url": seen["url"], "live": live(seen["url"])} if seen else None,
             "configuration": hashlib.sha256(content(config).encode()).hexdigest(),
             "started_with": content(note),
             "directories": [look_at(Path(path)) for path in sys.argv[3:]],

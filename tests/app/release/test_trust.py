@@ -17,10 +17,10 @@ from tuf.api.metadata import Metadata, Root, Timestamp
 from surefoot.durable import Disk
 from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
 from surefoot.release import repository, walk
-from surefoot.release.clock import BUILD_TIME, Clock
+from surefoot.release.clock import BUILD_TIME, FLOOR_NAME, Clock
 from surefoot.release.metadata import target_path, text
 from surefoot.release.source import NotFound
-from surefoot.release.trust import FLOOR_NAME, TrustStore
+from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import NAME, START, Cut, CuttingDisk, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 

@@ -11,8 +11,8 @@ from tuf.api.metadata import Metadata, Timestamp
 
 from surefoot.errors import DeviceUnable, UntrustedRelease
 from surefoot.release import keys, repository
-from surefoot.release.clock import BUILD_TIME
-from surefoot.release.trust import FLOOR_NAME, TrustStore
+from surefoot.release.clock import BUILD_TIME, FLOOR_NAME
+from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 

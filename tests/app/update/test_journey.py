@@ -83,6 +83,6 @@ def test_confirming_without_a_server_is_refused(device, signed_repository):
 def test_a_removed_model_is_no_longer_served(device_with_v1):
     assert device_with_v1.json("model", "remove", MODEL, status=2)["error"] == "BadRequest"
     assert device_with_v1.json("model", "remove", MODEL, "--yes")["changed"] is True
-    assert device_with_v1.model_status["active"] is None
+    assert device_with_v1.json("model", "status") == {"models": []}
     assert "error" in device_with_v1.get(f"/v2/models/{MODEL}")
     assert device_with_v1.json("model", "remove", MODEL, "--yes")["changed"] is False

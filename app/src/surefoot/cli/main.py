@@ -21,6 +21,8 @@ OWNER = "run as the user who owns the data directory, or as root"
 COMMANDS = {
     "classify": ("surefoot.cli.infer", "Classify images by a running server."),
     "config": ("surefoot.cli.config", "Check a device's configuration."),
+    "device": ("surefoot.cli.device", "Prepare new devices."),
+    "doctor": ("surefoot.cli.doctor", "Say what is wrong with this device, and what to do."),
     "keys": ("surefoot.cli.keys", "Make the keys that sign releases."),
     "model": ("surefoot.cli.model", "Install, activate, confirm and roll back models on this device."),
     "release": ("surefoot.cli.release", "Build, sign, publish and check releases."),

@@ -223,6 +223,7 @@ def _store(context: click.Context, name: str) -> Any:
     from surefoot.slots.store import Store
 
     config = device_config(context)
+    Store.require(config.models_dir, name)
     return Store(config.models_dir, name, storage=config.storage, tries=config.trial.tries)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import click
 
@@ -13,9 +14,14 @@ from surefoot.cli.output import device_config, emit, json_option
 
 @click.command()
 @click.option("--detach", is_flag=True, help="Go on in the background; returns when it answers.")
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="In the foreground: write the log to this file, bounded, instead of standard error.",
+)
 @json_option
 @click.pass_context
-def serve(context: click.Context, detach: bool, as_json: bool) -> int:
+def serve(context: click.Context, detach: bool, log: Path | None, as_json: bool) -> int:
     """Serve this device's models until stopped."""
     from surefoot.serving.endpoint import Endpoint
 
@@ -24,14 +30,18 @@ def serve(context: click.Context, detach: bool, as_json: bool) -> int:
     def say(where: Endpoint) -> None:
         emit(as_json, where, lambda: f"serving at {where.url} (process {where.pid}); stop it by `surefoot stop`")
 
+    if detach and log is not None:
+        raise click.UsageError("--log is for the foreground: a detached server has serve.log in its run directory")
     if detach:
         from surefoot.serving.detach import start_detached
 
         say(start_detached(config))
         return 0
-    from surefoot.serving.detach import LOG_FORMAT
+    from surefoot.serving.detach import LOG_FORMAT, log_to
     from surefoot.serving.supervisor import run
 
+    if log is not None:
+        log_to(log)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     return run(config, say)
 

@@ -11,7 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from surefoot.durable import read_bounded
+from surefoot.errors import DeviceUnable
+
 Mode = Literal["auto", "trusted", "untrusted"]
+
+FLOOR_NAME = "time-floor"  # in the trust directory
 
 # The app cannot run before it was built. Raised with each release of the app; never a file's time.
 BUILD_TIME = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -51,6 +56,15 @@ def judge(mode: Mode, now: datetime, synchronised: bool, floor: datetime) -> Rea
     """
     trusted = now >= floor and (mode == "trusted" or (mode == "auto" and synchronised))
     return Reading(now if trusted else floor, trusted)
+
+
+def read_floor(path: Path) -> datetime:
+    """A moment that has surely passed: the newest of build time and the signed time that ``path`` keeps."""
+    try:
+        stored = datetime.strptime(read_bounded(path, 64).decode(), "%Y-%m-%dT%H:%M:%SZ\n")
+        return max(BUILD_TIME, stored.replace(tzinfo=timezone.utc))
+    except (OSError, ValueError, DeviceUnable):
+        return BUILD_TIME  # absent or unreadable: the least that is certain
 
 
 class _Timex(ctypes.Structure):

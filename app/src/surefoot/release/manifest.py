@@ -8,6 +8,7 @@ generated from these types.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from typing import Annotated, Any, Final, Literal
 
@@ -266,15 +267,18 @@ def schema() -> dict[str, Any]:
     Patterns are written for ECMA-262, as the specification asks: Python's ``\\Z`` is ``$`` there.
     """
     plain = msgspec.json.encode(msgspec.json.schema(Manifest)).replace(rb"\\Z", b"$")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_ordered(msgspec.json.decode(plain))}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_settled(msgspec.json.decode(plain))}
 
 
-def _ordered(value: Any) -> Any:
-    """Alternatives in one order: versions of msgspec give them in different ones."""
+def _settled(value: Any) -> Any:
+    """The same from every version of msgspec (order of alternatives) and of Python (indentation of docstrings)."""
     if isinstance(value, dict):
-        return {key: _ordered(item) for key, item in value.items()}
+        return {
+            key: inspect.cleandoc(item) if key == "description" and isinstance(item, str) else _settled(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
-        items = [_ordered(item) for item in value]
+        items = [_settled(item) for item in value]
         return sorted(items, key=msgspec.json.encode) if any(isinstance(item, dict) for item in items) else items
     return value
 

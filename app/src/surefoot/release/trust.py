@@ -18,11 +18,10 @@ from tuf.api.metadata import Signed, TargetFile, Targets
 from surefoot.durable import Disk, locked, read_bounded
 from surefoot.errors import DeviceUnable, SurefootError, UntrustedRelease
 from surefoot.release import manifest, walk
-from surefoot.release.clock import BUILD_TIME, Clock, Mode, Reading, judge
+from surefoot.release.clock import BUILD_TIME, FLOOR_NAME, Clock, Mode, Reading, judge, read_floor
 from surefoot.release.metadata import BEGINNING, MOST_BYTES, Role, issued, sha256_of, target_path, text
 from surefoot.release.source import Source
 
-FLOOR_NAME = "time-floor"
 MOST_FUTURE = timedelta(days=1)  # how far a publisher's clock may run ahead of a trusted one
 LOCK_WAIT_S = 60.0
 
@@ -170,11 +169,7 @@ class TrustStore:
 
     def floor(self) -> datetime:
         """A moment that has surely passed: the newest of build time and the signed issue time of what was accepted."""
-        try:
-            stored = datetime.strptime(read_bounded(self.directory / FLOOR_NAME, 64).decode(), "%Y-%m-%dT%H:%M:%SZ\n")
-            return max(BUILD_TIME, stored.replace(tzinfo=BUILD_TIME.tzinfo))
-        except (OSError, ValueError, DeviceUnable):
-            return BUILD_TIME  # absent or unreadable: the least that is certain
+        return read_floor(self.directory / FLOOR_NAME)
 
     def check_issued(self, role: Role, signed: Signed, reading: Reading) -> None:
         """Refuse what was signed in the future: accepted, it would lift the floor above the present for good.

@@ -22,6 +22,7 @@ from surefoot.runtimes.protocol import Array, Facts, ModelRefused, Options, Sign
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 CPU = "CPUExecutionProvider"
+_ELSEWHERE = {"AzureExecutionProvider"}  # in every stock wheel; asks a server, computes nothing on the device
 
 _DATATYPES: dict[str, DataType] = {
     "tensor(bool)": "BOOL",
@@ -42,11 +43,17 @@ _DATATYPES: dict[str, DataType] = {
 class OnnxRuntime:
     """One ONNX model in one session. The library is imported here, never when this module is."""
 
+    proof = Path(__file__).with_name("proof.onnx")
+
     def __init__(self) -> None:
         self._library: Any = import_quietly()
         self._session: Any = None
         self._outputs: list[str] = []
         self._provider = ""
+
+    def providers(self) -> tuple[str, ...]:
+        """What this build offers. See :class:`surefoot.runtimes.protocol.Runtime`."""
+        return tuple(name for name in self._library.get_available_providers() if name not in _ELSEWHERE)
 
     def load(self, artifact: Path, options: Options) -> Signature:
         """Load an ``.onnx`` file. See :class:`surefoot.runtimes.protocol.Runtime`."""

@@ -45,7 +45,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runtime(Protocol):
-    """One loaded model. Lives in a worker process, never in the gateway."""
+    """One loaded model. Lives in a worker process, never in the gateway.
+
+    ``proof`` is a tiny model that comes with the runtime, for :mod:`surefoot.runtimes.proof`: it answers
+    ``y = 2 x + 1``, x and y float32 [1, 4].
+    """
+
+    proof: Path
+
+    def providers(self) -> tuple[str, ...]:
+        """What this build of the library offers to compute on. Whether one works is only known by loading with it."""
 
     def load(self, artifact: Path, options: Options) -> Signature:
         """Load a model file.

@@ -25,11 +25,17 @@ _LIBRARIES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-r
 class TfliteRuntime:
     """One TFLite model in one interpreter. The library is imported here, never when this module is."""
 
+    proof = Path(__file__).with_name("proof.tflite")
+
     def __init__(self) -> None:
         self._library, self._version = _import_library()
         self._interpreter: Any = None
         self._inputs: dict[str, dict[str, Any]] = {}
         self._outputs: dict[str, int] = {}
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU. See :class:`surefoot.runtimes.protocol.Runtime`."""
+        return (CPU,)
 
     def load(self, artifact: Path, options: Options) -> Signature:
         """Load a ``.tflite`` file. See :class:`surefoot.runtimes.protocol.Runtime`."""
@@ -104,13 +110,14 @@ class TfliteRuntime:
 
 
 def _import_library() -> tuple[Any, str]:
-    missing: list[str] = []
+    missing: list[ImportError] = []
     for module, distribution in _LIBRARIES:
         try:
             return import_module(f"{module}.interpreter"), metadata.version(distribution)
         except ImportError as error:
-            missing.append(str(error))
-    raise ImportError("; ".join(missing))
+            missing.append(error)
+    absent = all(isinstance(error, ModuleNotFoundError) for error in missing)  # else: there, and broken
+    raise (ModuleNotFoundError if absent else ImportError)("; ".join(map(str, missing)))
 
 
 def _shape(detail: dict[str, Any]) -> tuple[int, ...]:

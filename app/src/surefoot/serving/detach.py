@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from surefoot.config import Config
+from surefoot.durable import unable
 from surefoot.errors import BadRequest, DeviceUnable, SurefootError, TransportFailed, UntrustedRelease
 from surefoot.serving import endpoint
 from surefoot.serving.endpoint import Endpoint
@@ -130,6 +131,20 @@ def serve_detached() -> int:
         return 1
 
 
+def log_to(path: Path) -> None:
+    """Let standard error of this process and its children go to a file, and keep that short.
+
+    Raises:
+        DeviceUnable: the file cannot be written.
+    """
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), sys.stderr.fileno())
+    except OSError as error:
+        raise unable(error, path) from error
+    threading.Thread(target=_bound_log, args=(path,), daemon=True).start()
+
+
 def decode_config(data: bytes) -> Config:
     """A configuration as :func:`start_detached` hands it over."""
     return msgspec.json.decode(data, type=Config, dec_hook=_decode)
@@ -146,7 +161,7 @@ def _bound_log(path: Path) -> None:
     while True:
         with contextlib.suppress(OSError):
             if path.stat().st_size > MOST_LOG_BYTES:
-                aside = path.with_name(f"{LOG_NAME}.1")
+                aside = path.with_name(f"{path.name}.1")
                 aside.write_bytes(path.read_bytes()[-MOST_LOG_BYTES:])
                 os.truncate(path, 0)
         time.sleep(LOG_CHECK_S)

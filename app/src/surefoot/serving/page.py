@@ -29,6 +29,10 @@ table{border-collapse:collapse;width:100%;font-size:.92rem}th{color:var(--soft);
 th,td{padding:.35rem .6rem .35rem 0;border-top:1px solid var(--line);vertical-align:top}
 h3{font-size:.85rem;color:var(--soft);margin:1.1rem 0 .35rem;font-weight:600}
 code{background:var(--tint);padding:.05rem .35rem;border-radius:4px;font-size:.88em}.wide{overflow-x:auto}
+a{color:inherit}td:last-child{overflow-wrap:anywhere}
+@media(max-width:36rem){main{padding:1.25rem .6rem}section{padding:1rem .8rem}
+dl{grid-template-columns:1fr 1fr 1fr;gap:.6rem}dd{font-size:1rem;overflow-wrap:anywhere}
+table{font-size:.8rem}th,td{padding-right:.4rem}.tag{padding:.1rem .5rem;font-size:.78rem}}
 """
 
 _TONES = {
@@ -134,14 +138,14 @@ def _quarantine(slots: Mapping[str, Any]) -> str:
 def _events(events: Iterable[Any]) -> str:
     rows = [
         (
-            escape(str(event.get("time", ""))),
+            escape(str(event.get("time", "")).replace("T", " ").removesuffix("Z")),
             escape(str(event.get("what", ""))),
             escape(str(event.get("version", ""))),
             escape(str(event.get("reason", ""))),
         )
         for event in reversed(list(events))
     ]
-    return "<h3>Last events</h3>" + _table(("time", "what", "version", "why"), rows) if rows else ""
+    return "<h3>Last events</h3>" + _table(("time (UTC)", "what", "version", "why"), rows) if rows else ""
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

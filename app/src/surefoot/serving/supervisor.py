@@ -72,8 +72,10 @@ class Supervisor:
     async def _take_out(self, name: str) -> SwapReport:
         keeper = self._keepers.pop(name, None)
         if keeper is not None:
-            await self._gatekeeper.withdraw(name)
-            await keeper.close()
+            try:
+                await self._gatekeeper.withdraw(name)
+            finally:
+                await keeper.close()
         return SwapReport(name=name, swapped=True, reason="the model is not on this device")
 
     def stop(self) -> None:
@@ -168,13 +170,17 @@ class Supervisor:
         await asyncio.gather(*(self._keeper(name).boot() for name in names))
 
     async def keep_up(self) -> None:
-        """Now and then, look whether what serves is what is recorded."""
+        """Now and then, look whether what serves is what is recorded, and still there."""
         while True:
             await asyncio.sleep(CATCH_UP_S)
             try:
+                for name in tuple(self._keepers):
+                    if await asyncio.to_thread(Store.gone, self._config.models_dir, name):
+                        log.warning("%s was removed; it is no longer served", name)
+                        await self._take_out(name)
                 for name in await asyncio.to_thread(Store.names, self._config.models_dir):
                     await self._keeper(name).catch_up()
-            except OSError as error:  # the disk answers nothing at the moment; what serves goes on
+            except (OSError, SurefootError) as error:  # the disk does not answer now; what serves goes on
                 log.error("cannot look at the models: %s", error)
 
     async def close(self) -> None:

@@ -74,6 +74,32 @@ class Store:
         names = (path.name for path in models_dir.iterdir() if path.is_dir() and NAME.match(path.name))
         return sorted(name for name in names if Layout(models_dir, name).used())
 
+    @staticmethod
+    def require(models_dir: Path, name: str) -> None:
+        """Refuse the name of a model that this device holds nothing of.
+
+        Raises:
+            BadRequest: it does not; the error says which models it has.
+        """
+        names = Store.names(models_dir)
+        if name not in names:
+            raise BadRequest(
+                f"this device has no model {name!r}",
+                found=", ".join(names) or "no model at all",
+                hint=f"surefoot model install {name} --version X.Y.Z --repository …",
+            )
+
+    @staticmethod
+    def gone(models_dir: Path, name: str) -> bool:
+        """Whether a model was removed: the disk answers, and holds nothing of it but perhaps a lock.
+
+        Raises:
+            OSError: the disk does not answer, or is not mounted: nothing was removed by that.
+        """
+        if name not in {entry.name for entry in models_dir.iterdir()}:
+            return True
+        return all(entry.suffix == ".lock" for entry in (models_dir / name).iterdir())
+
     def slot_path(self, slot: Slot) -> Path:
         """The slot's directory: always the same, whatever is in it."""
         return self._layout.slot(slot)

@@ -155,13 +155,7 @@ def remove(config: Config, name: str) -> bool:
 
 
 def _known(config: Config, name: str) -> Store:
-    names = Store.names(config.models_dir)
-    if name not in names:
-        raise BadRequest(
-            f"this device has no model {name!r}",
-            found=", ".join(names) or "no model at all",
-            hint=f"surefoot model install {name} --version X.Y.Z --repository …",
-        )
+    Store.require(config.models_dir, name)
     return open_store(config, name)
 
 

@@ -1,1 +1,1 @@
-"""Judgement: gates that a model must pass. Pure rules on plain values; others measure."""
+"""Judgement: gates for a model, what ails a device. Rules on plain values are pure; what measures stands apart."""

@@ -68,6 +68,24 @@ def write(runtime: Runtime, request: pytest.FixtureRequest, tmp_path: Path) -> C
     return make
 
 
+def proof_model(name: str) -> bytes:
+    """``y = 2 x + 1``, as the runtimes of this project ship it."""
+    twice, one = 2 * np.eye(4, dtype=np.float32), np.ones(4, np.float32)
+    if name == "tflite":
+        from tests.app.runtimes import tiny_tflite
+
+        return tiny_tflite.dense(twice, one, free_batch=False)
+    from tests.app.serving import tiny_onnx
+
+    return tiny_onnx.model(
+        tiny_onnx.node("Gemm", ["x", "w", "b"], ["y"]),
+        tiny_onnx.constant("w", twice),
+        tiny_onnx.constant("b", one),
+        tiny_onnx.tensor(11, "x", "FP32", [1, 4]),
+        tiny_onnx.tensor(12, "y", "FP32", [1, 4]),
+    )
+
+
 def x(batch: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, WIDE)).astype(np.float32)
 
@@ -168,3 +186,15 @@ def test_another_model_can_be_loaded_after_one_was_closed(runtime, write, reques
     again = load_runtime(request.node.callspec.params["runtime"])
     again.load(write(False), Options())
     assert again.infer({"x": x()})["y"].shape == (1, CLASSES)
+
+
+def test_the_proof_model_that_comes_with_a_runtime_doubles_and_adds_one(runtime, request):
+    (given,) = runtime.load(runtime.proof, Options()).inputs
+    answer = runtime.infer({given.name: np.array([[0.0, 1.0, -2.0, 3.5]], np.float32)})
+    np.testing.assert_array_equal(next(iter(answer.values())), [[1.0, 3.0, -3.0, 8.0]])
+    assert runtime.proof.read_bytes() == proof_model(request.node.callspec.params["runtime"])
+
+
+def test_what_is_used_is_among_what_is_offered(runtime):
+    runtime.load(runtime.proof, Options())
+    assert runtime.facts().provider in runtime.providers()

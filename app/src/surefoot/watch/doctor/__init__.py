@@ -1,0 +1,1 @@
+"""What is wrong with this device, and what to do about it: facts are read, then judged by pure rules."""

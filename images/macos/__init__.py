@@ -1,0 +1,1 @@
+"""The macOS bundle: its builder, and in `inside/` what goes into it."""
