@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -261,11 +262,14 @@ def main() -> int:
     )
     parser.add_argument("--wheels-only", action="store_true", help="only bring the wheels, checked by hash and tag")
     given = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
     try:
-        if given.wheels_only:
-            wheels(given.targets)
-            return 0
-        build(given.targets, given.into.absolute(), *given.no_cache)
+        with (BUILD / ".building").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # builds share build/, and an engine of version 26 mixes up parallel ones
+            if given.wheels_only:
+                wheels(given.targets)
+            else:
+                build(given.targets, given.into.absolute(), *given.no_cache)
     except (Problem, subprocess.CalledProcessError) as problem:
         print(f"surefoot: {problem}".replace("surefoot: surefoot: ", "surefoot: "), file=sys.stderr)
         return 1

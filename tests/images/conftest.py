@@ -25,23 +25,19 @@ from tests.parts.docker import Engine
 
 @dataclass(frozen=True)
 class Builder:
-    """`python -m images.build` against the tests' engine; one build at a time."""
+    """`python -m images.build` against the tests' engine."""
 
     engine: Engine
 
     def __call__(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        lock = ROOT / "build" / ".building"
-        lock.parent.mkdir(exist_ok=True)
-        with lock.open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            return subprocess.run(
-                [sys.executable, "-m", "images.build", *arguments],
-                cwd=ROOT,
-                env={**self.engine.environment, **more},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+        return subprocess.run(
+            [sys.executable, "-m", "images.build", *arguments],
+            cwd=ROOT,
+            env={**self.engine.environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 @dataclass(frozen=True)

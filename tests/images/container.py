@@ -18,7 +18,7 @@ from tests.parts.docker import Engine
 
 USER = 10001
 RESTRICTED = (
-    "--read-only", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=512m",
+    "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=512m",
     "--no-healthcheck",
 )  # fmt: skip
 
@@ -71,9 +71,9 @@ class ContainerDevice:
         for path in self.data.rglob("*"):
             os.chown(path, USER, USER, follow_symlinks=False)
 
-    def start(self, *options: str) -> None:
-        # Of two options the engine takes the last.
-        done = self.engine.docker("run", "--detach", *RESTRICTED, *options, *self.mounts, self.image)
+    def start(self, *options: str, network: str = "none") -> None:
+        line = ["run", "--detach", f"--network={network}", *RESTRICTED, *options, *self.mounts, self.image]
+        done = self.engine.docker(*line)
         self.id = done.stdout.strip()
         self.wait_for(lambda: self.get("/v2/health/live")[0] == 200)
 
