@@ -43,6 +43,7 @@ model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 tes
 .PHONY: bundle-macos
 bundle-macos: .venv/dev.stamp ## Build dist/surefoot-VERSION-macos-arm64.tar.gz (BUNDLE="--interpreter FILE ...")
 	@$(BIN)/python -m images.macos.bundle $(BUNDLE)
+
 .PHONY: image-jetson image-rpi image-generic image-generic-openvino lock-base pin-bases
 image-rpi: .venv/dev.stamp ## Build the image for Raspberry Pi 4 and 5 into dist/ (needs a Docker engine)
 	@$(BIN)/python -m images.build rpi
