@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +213,20 @@ def need_bases(name: str, target: dict[str, Any]) -> None:
             raise Problem(f"{image} is for {local.stdout.strip()}, and {name} needs a {role} for {wanted}")
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One build at a time: they share build/, and an engine of version 26 mixes up parallel ones."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / ".building").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def wheels(names: list[str]) -> None:
     """Resolve the wheels of targets, checked by hash and tag, and build no image."""
     need_engine()
-    bases()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, alone():
+        bases()
         buildx = Buildx(Path(scratch))
         for name, target in buildx.targets(names).items():
             folder = wheelhouse(buildx, target)
@@ -228,15 +239,18 @@ def wheels(names: list[str]) -> None:
 def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
     """Build the targets, with further options of bake. Returns their archives."""
     need_engine()
-    bases()
-    app()
-    edgetpu()
     into.mkdir(parents=True, exist_ok=True)
     archives = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as held:
         buildx = Buildx(Path(scratch))
-        for name, target in buildx.targets(names).items():
+        targets = buildx.targets(names)
+        for name, target in targets.items():
             need_bases(name, target)
+        held.enter_context(alone())
+        bases()
+        app()
+        edgetpu()
+        for name, target in targets.items():
             archive = into / f"surefoot-{__version__}-{name}.docker.tar"
             folders = {"wheelhouse": wheelhouse(buildx, target), "debs": BUILD / "debs", "edgetpu": BUILD / "edgetpu"}
             made = Path(scratch) / "metadata.json"
@@ -262,14 +276,11 @@ def main() -> int:
     )
     parser.add_argument("--wheels-only", action="store_true", help="only bring the wheels, checked by hash and tag")
     given = parser.parse_args()
-    BUILD.mkdir(exist_ok=True)
     try:
-        with (BUILD / ".building").open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)  # builds share build/, and an engine of version 26 mixes up parallel ones
-            if given.wheels_only:
-                wheels(given.targets)
-            else:
-                build(given.targets, given.into.absolute(), *given.no_cache)
+        if given.wheels_only:
+            wheels(given.targets)
+        else:
+            build(given.targets, given.into.absolute(), *given.no_cache)
     except (Problem, subprocess.CalledProcessError) as problem:
         print(f"surefoot: {problem}".replace("surefoot: surefoot: ", "surefoot: "), file=sys.stderr)
         return 1
