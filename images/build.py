@@ -11,12 +11,14 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -236,6 +238,27 @@ def wheels(names: list[str]) -> None:
             print(f"{name}: {len(files)} wheels, {size / 1e6:.1f} MB, for Python {python} on {platform}; none was run")
 
 
+def forget_registries(archive: Path) -> None:
+    """Take out of an archive's index where its layers were once pushed to: BuildKit notes it, and it is nobody's
+    business, nor the same after each build."""
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        at = next(number for number, member in enumerate(members) if member.name == "index.json")
+        end = [(member, tar.extractfile(member).read()) for member in members[at:]]  # type: ignore[union-attr]  # files
+    index = json.loads(end[0][1])
+    for manifest in index["manifests"]:
+        notes = manifest.get("annotations", {})
+        for name in [name for name in notes if name.startswith("containerd.io/distribution.source.")]:
+            del notes[name]
+    end[0] = (end[0][0], json.dumps(index, separators=(",", ":")).encode())
+    with archive.open("r+b") as file:
+        file.truncate(file.seek(end[0][0].offset))
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for member, data in end:
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
 def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
     """Build the targets, with further options of bake. Returns their archives."""
     need_engine()
@@ -260,6 +283,7 @@ def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
                 "--set", f"{name}.tags=surefoot:{__version__}-{name}",
                 "--set", f"{name}.output=type=docker,dest={archive}",
             )  # fmt: skip
+            forget_registries(archive)
             write_beside(archive, f"surefoot-{name}", __version__)
             print(f"{os.path.relpath(archive)}  {json.loads(made.read_text())[name]['containerimage.digest']}")
             archives.append(archive)

@@ -57,12 +57,13 @@ def test_a_wheel_that_exists_for_no_such_target_is_named(tmp_path: Path) -> None
 
 
 def test_a_list_of_packages_that_changed_after_its_lock_is_refused(tmp_path: Path) -> None:
-    stale = tmp_path / "debian.lock"
-    first, *rest = debian.LOCK.read_text().splitlines()
-    stale.write_text("\n".join([first[:-1] + ("0" if first[-1] != "0" else "1"), *rest]))
+    for file in (debian.LOCK, debian.PACKAGES):
+        (tmp_path / file.name).write_text(file.read_text())
+    lock, packages = tmp_path / debian.LOCK.name, tmp_path / debian.PACKAGES.name
+    assert debian.read_lock(lock) == debian.read_lock()
+    packages.write_text(packages.read_text().replace("tini\n", "tini\ndumb-init\n"))
     with pytest.raises(debian.Problem, match=r"lock out of date.*run make lock-base"):
-        debian.read_lock(stale)
-    assert debian.read_lock()
+        debian.read_lock(lock)
 
 
 def test_a_package_that_the_mirror_no_longer_has_says_that_the_lock_is_out_of_date(
