@@ -139,7 +139,6 @@ def cpu_ns(device: ContainerDevice) -> int:
     return sum(int(file.read_text().split()[0]) for file in files)
 
 
-@pytest.mark.xfail(strict=True, reason="three interpreters with numpy take about 140 MB; see docs/images.md")
 def test_an_idle_device_uses_at_most_120_mb(device: ContainerDevice) -> None:
     device.ask("POST", f"/v2/models/{MODEL}/classify", PICTURE, "image/png")
     memory = pss_bytes(device)

@@ -21,6 +21,12 @@ DEFAULT_PATH = Path("/data/surefoot/surefoot.toml")
 ENVIRONMENT_VARIABLE = "SUREFOOT_CONFIG"
 MOST_CONFIG_BYTES = 64 * 1024
 
+PROCESS_ENVIRONMENT = {  # of every process that we start, whatever library a runtime's plug-in imports in it
+    "ORT_DISABLE_TELEMETRY": "1",  # see surefoot.runtimes.onnx
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONSAFEPATH": "1",
+}
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 50)]
 

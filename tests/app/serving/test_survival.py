@@ -269,10 +269,11 @@ def test_no_process_of_the_server_may_carry_telemetry(shared_server):
         assert f"{TELEMETRY_VARIABLE}=1".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
-def test_only_the_worker_has_a_runtime_in_it(shared_server):
+@pytest.mark.parametrize("library", ["onnxruntime", "numpy"])
+def test_only_the_worker_has_a_runtime_in_it(shared_server, library):
     said = shared_server.admin.status()
     maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in (said.pid, said.gateway_pid, said.models[0].pid)}
-    assert ["onnxruntime" in content for content in maps.values()] == [False, False, True]
+    assert [f"/{library}/" in content for content in maps.values()] == [False, False, True]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org", ""])

@@ -9,7 +9,8 @@ import pytest
 from surefoot.release.golden import Case
 from surefoot.release.manifest import Budget, File, Tensor, Tolerance, Variant
 from surefoot.runtimes.calibrated import softmax
-from surefoot.watch.gates import Measured, judge, judge_budget, percentile
+from surefoot.watch.agreement import judge
+from surefoot.watch.gates import Measured, judge_budget, percentile
 
 LOGITS = np.array([[2.0, 0.0, -1.0]], np.float32)
 VARIANT = Variant(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from surefoot.config import PROCESS_ENVIRONMENT
 from surefoot.runtimes.onnx import TELEMETRY_VARIABLE
 from surefoot.runtimes.protocol import GROUP
 from surefoot.watch.doctor import proofs
@@ -155,4 +156,4 @@ def test_the_doctor_itself_loads_nothing_that_may_abort():
 def test_what_it_repeats_of_the_runtimes_is_what_they_say():
     """Not imported there, since that would load NumPy."""
     assert proofs.GROUP == GROUP
-    assert TELEMETRY_VARIABLE in proofs._SETTINGS
+    assert TELEMETRY_VARIABLE in PROCESS_ENVIRONMENT

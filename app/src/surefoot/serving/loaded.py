@@ -20,7 +20,6 @@ from surefoot.runtimes.preprocessing import image_to_tensor
 from surefoot.runtimes.protocol import DTYPES, Array, Options, Runtime, Signature, load_runtime
 from surefoot.serving.messages import (
     Classified,
-    GoldenCase,
     GoldenRun,
     Infer,
     Inferred,
@@ -28,6 +27,7 @@ from surefoot.serving.messages import (
     Loaded,
     TensorHead,
 )
+from surefoot.watch.agreement import judge
 
 WARM_RUNS = 3  # the first calls after a load are slower by far: arenas, lazy kernels, page faults
 MOST_GOLDEN_SECONDS = 60.0
@@ -123,8 +123,8 @@ class LoadedModel:
             run_ms=run_ms,
         )
 
-    def golden(self, samples: int) -> tuple[GoldenRun, Payload]:
-        """Run the golden cases; a case that cannot be run is an entry with its error, not an exception.
+    def golden(self, samples: int) -> GoldenRun:
+        """Run the golden cases and judge them; a case that cannot be run is one that disagrees, not an exception.
 
         Args:
             samples: go on round the cases until so many latencies were measured, or a minute has passed.
@@ -135,8 +135,8 @@ class LoadedModel:
         file = self._release.golden.file
         verify(self._directory, file)
         cases = golden.decode(read_bounded(self._directory / file.name, golden.MOST_GOLDEN_BYTES))
-        results: list[GoldenCase] = []
-        parts: Payload = []
+        given: dict[str, dict[str, Array]] = {}
+        errors: dict[str, str] = {}
         latencies: list[float] = []
         runnable: list[dict[str, Array]] = []
         deadline = time.monotonic() + MOST_GOLDEN_SECONDS
@@ -147,19 +147,19 @@ class LoadedModel:
                 outputs = self._runtime.infer(inputs)
                 latencies.append((time.perf_counter() - started) * 1e3)
             except SurefootError as error:
-                results.append(GoldenCase(case.id, error=str(error)))
+                errors[case.id] = str(error)
                 continue
             runnable = [*runnable[-15:], inputs]
-            heads, more = pack(outputs, self._outputs)
-            results.append(GoldenCase(case.id, heads))
-            parts += more
+            given[case.id] = {name: outputs[name] for name in self._outputs}
         at = 0
         while runnable and len(latencies) < samples and time.monotonic() < deadline:
             started = time.perf_counter()
             self._runtime.infer(runnable[at % len(runnable)])
             latencies.append((time.perf_counter() - started) * 1e3)
             at += 1
-        return GoldenRun(tuple(results), tuple(latencies), memory_bytes()), parts
+        memory = memory_bytes()
+        verdict = judge(cases, given, self._variant, errors, self._release.golden.cases)
+        return GoldenRun(verdict, tuple(latencies), memory)
 
     def _from_picture(self, picture: bytes) -> dict[str, Array]:
         spec = self._variant.preprocessing

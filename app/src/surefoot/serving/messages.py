@@ -6,6 +6,7 @@ import msgspec
 
 from surefoot.errors import BadRequest, DeviceUnable, SurefootError, TransportFailed, UntrustedRelease
 from surefoot.release.manifest import DataType, Tensor
+from surefoot.watch.gates import Verdict
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -40,7 +41,7 @@ class Attach(Message, frozen=True, tag="attach"):
 
 
 class Golden(Message, frozen=True, tag="golden"):
-    """Run every golden case once, then go round them again until ``samples`` latencies are taken."""
+    """Run and judge every golden case once, then go round them again until ``samples`` latencies are taken."""
 
     samples: int
 
@@ -85,18 +86,10 @@ class Loaded(Message, frozen=True, tag="loaded"):
     memory_bytes: int
 
 
-class GoldenCase(Message, frozen=True):
-    """What one golden case gave, or why it gave nothing."""
-
-    id: str
-    outputs: tuple[TensorHead, ...] = ()
-    error: str = ""
-
-
 class GoldenRun(Message, frozen=True, tag="golden-run"):
-    """All golden cases; the payload holds their outputs in order. Latencies are of the runtime call alone."""
+    """All golden cases, judged. Latencies are of the runtime call alone; memory is taken before the judging."""
 
-    cases: tuple[GoldenCase, ...]
+    verdict: Verdict
     latencies_ms: tuple[float, ...]
     memory_bytes: int
 

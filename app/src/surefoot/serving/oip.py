@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from surefoot.errors import BadRequest
-from surefoot.release.manifest import DataType, Tensor
-from surefoot.runtimes.protocol import DTYPES
+from surefoot.release.manifest import Tensor
 from surefoot.serving.messages import TensorHead
-from surefoot.serving.tensors import flat_array
+from surefoot.serving.tensors import SIZES, to_bytes, to_numbers
 
 MOST_TENSORS = 64
 MOST_TIMEOUT_US = 3_600_000_000
@@ -97,10 +95,10 @@ def parse(body: bytes, header_length: str | None, inputs: Sequence[Tensor], outp
     at = 0
     for tensor in request.inputs:
         _fits(tensor, declared[tensor.name])
-        size = math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
+        size = math.prod(tensor.shape) * SIZES[tensor.datatype]
         stated = tensor.parameters.get("binary_data_size")
         if stated is None:
-            part = _from_json(tensor)
+            part = memoryview(to_bytes(tensor.name, bytes(tensor.data), tensor.datatype, tuple(tensor.shape)))
         else:
             _binary_size(tensor, stated, size, len(binary) - at)
             part = binary[at : at + size]
@@ -190,13 +188,8 @@ def _binary_size(tensor: _Input, stated: object, size: int, left: int) -> None:
 
 
 def _booleans(tensor: _Input, part: memoryview) -> None:
-    if tensor.datatype == "BOOL" and np.frombuffer(part, np.uint8).max(initial=0) > 1:
+    if tensor.datatype == "BOOL" and bytes(part).strip(b"\0\1"):
         raise BadRequest(f"input {tensor.name}: a BOOL byte is neither 0 nor 1")
-
-
-def _from_json(tensor: _Input) -> memoryview:
-    array = flat_array(tensor.name, bytes(tensor.data), tensor.datatype, tuple(tensor.shape))
-    return array.view(np.uint8).data
 
 
 def _outputs(asked: list[_Output] | None, binary: bool, offered: Sequence[Tensor]) -> tuple[OutputWanted, ...]:
@@ -246,7 +239,7 @@ def respond(
             entry["parameters"] = {"binary_data_size": head.size_bytes}
             parts.append(part)
         else:
-            entry["data"] = np.frombuffer(part, DTYPES[head.datatype]).tolist()
+            entry["data"] = to_numbers(part, head.datatype)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": described}
     if request.id is not None:
@@ -258,8 +251,3 @@ def respond(
 def describe(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Tensors as model metadata shows them."""
     return [{"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)} for tensor in tensors]
-
-
-def datatypes() -> tuple[DataType, ...]:
-    """The datatypes that can be carried."""
-    return tuple(DTYPES)  # type: ignore[arg-type]  # its keys are DataType

@@ -11,8 +11,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from surefoot.config import PROCESS_ENVIRONMENT
 from surefoot.errors import DeviceUnable
-from surefoot.runtimes.onnx import TELEMETRY_VARIABLE
 from surefoot.serving import messages
 from surefoot.serving.channel import Channel
 from surefoot.serving.frames import Frame, FrameError
@@ -43,7 +43,7 @@ async def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             cwd="/",
-            env={**os.environ, TELEMETRY_VARIABLE: "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"},
+            env={**os.environ, **PROCESS_ENVIRONMENT},
             pass_fds=tuple(descriptors),
             start_new_session=True,
         )
@@ -95,12 +95,12 @@ class WorkerProcess:
             raise _unexpected(answer)
         return answer
 
-    async def golden(self, samples: int, timeout_s: float) -> tuple[GoldenRun, memoryview]:
-        """Run the golden cases. Raises WorkerFailed."""
-        answer, payload = await self._ask(Golden(samples), timeout_s)
+    async def golden(self, samples: int, timeout_s: float) -> GoldenRun:
+        """Run and judge the golden cases. Raises WorkerFailed."""
+        answer, _ = await self._ask(Golden(samples), timeout_s)
         if not isinstance(answer, GoldenRun):
             raise _unexpected(answer)
-        return answer, payload
+        return answer
 
     async def attach(self, timeout_s: float) -> int:
         """Make a socket pair, give one end to the worker, return the other's descriptor, which the caller owns."""

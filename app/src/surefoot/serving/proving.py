@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from surefoot.config import Config
 from surefoot.durable import read_bounded
-from surefoot.errors import UntrustedRelease
-from surefoot.release import golden, manifest
+from surefoot.release import manifest
 from surefoot.release.manifest import Manifest, Variant
-from surefoot.runtimes.protocol import DTYPES, Array
 from surefoot.serving.messages import GoldenRun, Load, Loaded
 from surefoot.serving.process import WorkerFailed, WorkerProcess
-from surefoot.watch.gates import Measured, Verdict, judge, judge_budget, percentile
+from surefoot.watch.gates import Measured, judge_budget, percentile
 
 SAMPLES = 200  # so that a p99 stands on more than one value
 GOLDEN_TIMEOUT_S = 180.0
@@ -86,48 +82,18 @@ async def _prove(config: Config, directory: Path, release: Manifest, variant: Va
     worker = await WorkerProcess.start()
     try:
         loaded = await worker.load(load, config.runtime.load_timeout_s)
-        run, payload = await worker.golden(SAMPLES, GOLDEN_TIMEOUT_S)
+        run = await worker.golden(SAMPLES, GOLDEN_TIMEOUT_S)
     except WorkerFailed as failed:
         if not failed.evidence:
             raise
         return Proof(passed=False, reasons=(str(failed),))
     finally:
         await worker.leave()
-    verdict = judged(directory, release, variant, run, payload)
-    return _proof(loaded, run, verdict, variant)
+    return _proof(loaded, run, variant)
 
 
-def judged(directory: Path, release: Manifest, variant: Variant, run: GoldenRun, payload: memoryview) -> Verdict:
-    """The verdict on a run of golden cases by a worker.
-
-    Raises:
-        UntrustedRelease: the golden file cannot be read.
-    """
-    try:
-        cases = golden.decode(read_bounded(directory / release.golden.file.name, golden.MOST_GOLDEN_BYTES))
-    except OSError as error:
-        raise UntrustedRelease("the golden cases cannot be read", found=str(error.strerror)) from error
-    errors = {case.id: case.error for case in run.cases if case.error}
-    return judge(cases, outputs_of(run, payload), variant, errors, release.golden.cases)
-
-
-def outputs_of(run: GoldenRun, payload: memoryview) -> Mapping[str, Mapping[str, Array]]:
-    """The arrays of a golden run, by case and output."""
-    arrays: dict[str, dict[str, Array]] = {}
-    at = 0
-    for case in run.cases:
-        if case.error:
-            continue
-        named: dict[str, Array] = {}
-        for head in case.outputs:
-            flat = np.frombuffer(payload[at : at + head.size_bytes], DTYPES[head.datatype])
-            named[head.name] = flat.reshape(head.shape)
-            at += head.size_bytes
-        arrays[case.id] = named
-    return arrays
-
-
-def _proof(loaded: Loaded, run: GoldenRun, verdict: Verdict, variant: Variant) -> Proof:
+def _proof(loaded: Loaded, run: GoldenRun, variant: Variant) -> Proof:
+    verdict = run.verdict
     memory = max(loaded.memory_bytes, run.memory_bytes)
     measured = Measured(load_s=loaded.load_s, memory_bytes=memory, latencies_ms=run.latencies_ms)
     reasons = verdict.reasons + judge_budget(measured, variant.budget)

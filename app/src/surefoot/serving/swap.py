@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from surefoot.config import Config
-from surefoot.durable import read_bounded
 from surefoot.errors import DeviceUnable, SurefootError
-from surefoot.release import manifest
 from surefoot.serving.messages import Load, Loaded
 from surefoot.serving.process import WorkerFailed, WorkerProcess
-from surefoot.serving.proving import GOLDEN_TIMEOUT_S, judged
+from surefoot.serving.proving import GOLDEN_TIMEOUT_S
 from surefoot.serving.status import SwapReport
 from surefoot.slots.state import ReleaseRef, Slot, State
 from surefoot.slots.store import Store, TriesUsedUp
@@ -152,7 +149,7 @@ class ModelSwap:
         worker = await WorkerProcess.start()
         try:
             loaded = await worker.load(load, self._config.runtime.load_timeout_s)
-            cases = await self._prove(worker, directory, release)
+            cases = await self._prove(worker, release)
             serving = Serving(worker, slot, loaded, time.monotonic(), cases["cases"])
             await self._traffic.route(worker, slot, loaded)
         except BaseException as error:
@@ -168,19 +165,12 @@ class ModelSwap:
         log.info("%s %s serves from slot %s, loaded in %.2f s", self.store.name, release, slot, loaded.load_s)
         return loaded, cases
 
-    async def _prove(self, worker: WorkerProcess, directory: Path, release: ReleaseRef) -> dict[str, int]:
-        run, payload = await worker.golden(0, GOLDEN_TIMEOUT_S)
-
-        def judge() -> dict[str, int]:
-            path = directory / manifest.FILE_NAME
-            whole = manifest.decode(read_bounded(path, manifest.MOST_MANIFEST_BYTES))
-            verdict = judged(directory, whole, whole.variant(release.variant), run, payload)
-            if not verdict.passed:
-                error = DeviceUnable("the golden cases disagree", found="; ".join(verdict.reasons))
-                raise NotLoaded(error, release.digest, evidence=True)
-            return {"cases": verdict.cases, "agreed": verdict.agreed}
-
-        return await asyncio.to_thread(judge)
+    async def _prove(self, worker: WorkerProcess, release: ReleaseRef) -> dict[str, int]:
+        verdict = (await worker.golden(0, GOLDEN_TIMEOUT_S)).verdict
+        if not verdict.passed:
+            error = DeviceUnable("the golden cases disagree", found="; ".join(verdict.reasons))
+            raise NotLoaded(error, release.digest, evidence=True)
+        return {"cases": verdict.cases, "agreed": verdict.agreed}
 
     async def _withdraw(self) -> None:
         await self._traffic.withdraw(self.store.name)

@@ -106,7 +106,7 @@ class Worker:
             return self._model.classify(question.id, bytes(frame.payload)), []
         if isinstance(question, Golden):
             model = self._model
-            return run_low(lambda: model.golden(question.samples), threads=1)
+            return run_low(lambda: model.golden(question.samples), threads=1), []
         if not isinstance(question, Attach) or len(frame.descriptors) != 1:
             raise BadRequest("attach needs one descriptor", found=str(len(frame.descriptors)))
         self._add(socket.socket(fileno=frame.descriptors[0]))

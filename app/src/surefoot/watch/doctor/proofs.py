@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 
 import msgspec
 
+from surefoot.config import PROCESS_ENVIRONMENT
 from surefoot.watch.doctor.facts import NOT_STARTED, Outcome, Proof
 from surefoot.watch.doctor.programs import drained, end
 
@@ -24,7 +25,6 @@ MOST_PROVIDERS = 8
 _MOST_REPORT_BYTES = 64 * 1024
 _NOISE_BYTES = 2048
 # As the workers are started: telemetry off before any import, no module from wherever the doctor was called.
-_SETTINGS = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
 
 
 def names() -> list[str]:
@@ -58,7 +58,7 @@ def prove(name: str, provider: str, timeout_s: float) -> Proof:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd="/",
-            env={**os.environ, **_SETTINGS},
+            env={**os.environ, **PROCESS_ENVIRONMENT},
             pass_fds=(writing,),
             start_new_session=True,
         )
