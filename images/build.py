@@ -244,7 +244,7 @@ def forget_registries(archive: Path) -> None:
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
         at = next(number for number, member in enumerate(members) if member.name == "index.json")
-        end = [(member, tar.extractfile(member).read()) for member in members[at:]]  # type: ignore[union-attr]  # files
+        end = [(member, (tar.extractfile(member) or io.BytesIO()).read()) for member in members[at:]]
     index = json.loads(end[0][1])
     for manifest in index["manifests"]:
         notes = manifest.get("annotations", {})
