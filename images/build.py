@@ -201,18 +201,29 @@ def need_bases(name: str, target: dict[str, Any]) -> None:
         raise Problem("BASE_IMAGE is given without PYTHON_VERSION: name the minor version of its Python, such as 3.11")
     for role, context in target.get("contexts", {}).items():
         image = context.removeprefix("docker-image://")
-        if "@sha256:" in image or image == context:
+        if image == context:
             continue
-        print(f"surefoot: base not pinned: {name} takes {image} as its {role}", file=sys.stderr)
-        if os.environ.get("RELEASE") == "1":
-            raise Problem("a release is built from pinned bases only\n  what to do: make pin-bases, with a network")
-        local = subprocess.run(
-            ["docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        if "@sha256:" not in image:
+            print(f"surefoot: base not pinned: {name} takes {image} as its {role}", file=sys.stderr)
+            if os.environ.get("RELEASE") == "1":
+                raise Problem("a release is built from pinned bases only\n  what to do: make pin-bases, with a network")
+        offered = _platforms(image)
         wanted = target["platforms"][0] if role == "base" else "linux/amd64"
-        if local.returncode == 0 and local.stdout.strip() != wanted:
-            raise Problem(f"{image} is for {local.stdout.strip()}, and {name} needs a {role} for {wanted}")
+        if offered and wanted not in offered:
+            raise Problem(f"{image} is for {', '.join(offered)}, and {name} needs a {role} for {wanted}")
+
+
+def _platforms(image: str) -> list[str]:
+    """What an image is for, as the engine or its registry says; nothing where neither has it."""
+    for line in (
+        ["docker", "image", "inspect", "--format", '{"os":"{{.Os}}","architecture":"{{.Architecture}}"}', image],
+        ["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", image],
+    ):
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            said: dict[str, Any] = json.loads(done.stdout)
+            return [f"{said['os']}/{said['architecture']}"] if "os" in said else sorted(said)
+    return []
 
 
 @contextlib.contextmanager

@@ -52,10 +52,11 @@ class Shop:
             f"--tag={self.NAME}:{target}", f"--output=type=docker,dest={destination}", str(source),
         )  # fmt: skip
 
-    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, module: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", module, *arguments]
+        environment = {**self.engine.environment, **more}
         return subprocess.run(
-            line, cwd=ROOT, env=self.engine.environment, capture_output=True, text=True, check=False, timeout=300
+            line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
         )  # fmt: skip
 
     def push(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -179,6 +180,24 @@ def test_where_one_base_cannot_be_read_nothing_is_changed(shop, store, tmp_path)
     assert done.returncode == 1 and file.read_text() == text
     assert "cannot read the digest of 127.0.0.1:1/vendor/base:1" in done.stderr
     assert "versions.hcl is as it was; run this where the registry answers" in done.stderr
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize(
+    ("pushed", "offered"), [("rpi", "linux/arm64"), ("generic-amd64", "linux/amd64"), ("generic", "linux/amd64")]
+)
+def test_a_base_that_only_a_registry_has_must_be_for_the_target(shop, store, pushed, offered, pinned):
+    for target in push.targets_of(pushed):
+        shop.archive(target, "amd64" if target == "generic-amd64" else "arm64")
+    name = f"{store.address}/vendor/base"
+    assert shop.push(name, pushed).returncode == 0
+    image = f"{name}@{store.digest('vendor/base', f'{__version__}-{pushed}')}"
+    tag = f"{name}:{__version__}-{pushed}"
+    # The interpreter of its build stage is asked about after it, and this one cannot be read.
+    done = shop.run("images.build", "jetson-jp6", BASE_IMAGE=image if pinned else tag, PYTHON_VERSION="3.x")
+    assert done.returncode == 1
+    refused = f"is for {offered}, and jetson-jp6 needs a base for linux/arm64" in done.stderr
+    assert refused == (pushed == "generic-amd64"), done.stderr
 
 
 MOST_UPDATE_BYTES = 2_000_000
