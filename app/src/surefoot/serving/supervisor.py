@@ -29,6 +29,7 @@ from surefoot.serving.control import Counts
 from surefoot.serving.endpoint import Endpoint
 from surefoot.serving.gatekeeper import Gatekeeper
 from surefoot.serving.keeper import ModelKeeper
+from surefoot.serving.notify import Notifier
 from surefoot.serving.sockets import UnixSockets, check_host, open_tcp
 from surefoot.serving.status import ModelServing, ServingStatus, SwapReport
 from surefoot.slots.status import report
@@ -220,6 +221,7 @@ def run(config: Config, on_ready: OnReady | None = None) -> int:
 
 
 async def _run(config: Config, on_ready: OnReady | None) -> int:
+    notifier = Notifier.take(os.environ)
     listener = open_tcp(config, Disk())
     unix = UnixSockets(config.run_dir)
     try:
@@ -252,19 +254,23 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
             leaving = loop.create_task(supervisor.leaving.wait())
             booting = loop.create_task(supervisor.boot())  # loads while the gateway starts
             up = loop.create_task(supervisor.keep_up())
+            tasks = [booting, up, keeping, leaving]
             try:
                 await _first(accepting.wait(), keeping, leaving)
                 endpoint.publish(config.run_dir, where)
                 log.info("serving at %s and %s", where.url, where.http_socket)
+                notifier.tell("READY=1")  # before the models: a slow load is no failed start
+                tasks.append(loop.create_task(notifier.feed(http_path)))
                 await _first(asyncio.shield(booting), keeping, leaving)
                 if on_ready is not None and not leaving.done():
                     on_ready(where)
                 await _first(leaving, keeping)
             finally:
+                notifier.tell("STOPPING=1")
                 booting.cancel()
                 up.cancel()
                 await supervisor.close()
-                for task in (booting, up, keeping, leaving):
+                for task in tasks:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
