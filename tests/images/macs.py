@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from images.macos import bundle
+from images import bundle
 from images.wheels.check import Target, read_folder
 from tests.images import wheelwright
 
 ROOT = Path(__file__).parents[2]
 LABEL = "io.surefoot.app"
+INSIDE = bundle.INSIDE["Darwin"]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 # The bundle that this machine can install: the same builder, another platform.
 HERE = Target.of([f"manylinux_2_36_{platform.machine()}"], PYTHON)
@@ -26,7 +27,7 @@ def small_bundle(folder: Path, target: Target, needed_kb: int = 1) -> Path:
     wheelwright.make(folder / "wheels", "surefoot", f"cp{PYTHON.replace('.', '')}-abi3-{tag}")
     wheels = read_folder([folder / "wheels"])
     about = bundle.facts(wheels, target, None, "1.0") | {"needed_kb": str(needed_kb)}
-    bundle.assemble(folder / "bundle", wheels, None, about)
+    bundle.assemble(folder / "bundle", wheels, None, about, INSIDE)
     return folder / "bundle"
 
 

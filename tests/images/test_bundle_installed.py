@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from images.macos import bundle
+from images import bundle
 from images.wheels.check import read_lock
-from tests.images.macs import HERE, LABEL, PYTHON, ROOT, Mac
+from tests.images.macs import HERE, INSIDE, LABEL, PYTHON, ROOT, Mac
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, interpreter: Path) -> tupl
     folders = []
     for name, locked, app, extra in (("whole", lock, bundle.APP, None), ("lean", lean, "surefoot", interpreter)):
         out = tmp_path_factory.mktemp(name)
-        archive, least = bundle.build(HERE, locked, ROOT / "build" / "wheels" / f"here-{name}", out, extra, app)
+        archive, least = bundle.build(HERE, locked, ROOT / "build" / "wheels" / f"here-{name}", out, extra, app, INSIDE)
         assert least == ""
         with tarfile.open(archive) as tar:
             tar.extractall(out, filter="data")
@@ -228,7 +228,7 @@ def versions(tmp_path: Path) -> Callable[[], str]:
     for name, after in (("old", None), ("new", "old")):
         folder = tmp_path / "versions" / name
         (folder / "venv" / "bin").mkdir(parents=True)
-        shutil.copy(bundle.INSIDE / "run.sh", folder)
+        shutil.copy(INSIDE / "run.sh", folder)
         (folder / "venv" / "bin" / "python").write_text(f"#!/bin/sh\necho {name}\n")
         (folder / "venv" / "bin" / "python").chmod(0o755)
         (folder / "before").write_text(after) if after else (folder / "confirmed").touch()

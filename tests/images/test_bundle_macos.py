@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from images.macos import bundle
+from images import bundle
 from images.wheels.check import Refused, Target, read_folder
 from tests.images import wheelwright
-from tests.images.macs import HERE, MAC, PYTHON, Mac, small_bundle
+from tests.images.macs import HERE, INSIDE, MAC, PYTHON, Mac, small_bundle
 
-INSIDE = bundle.INSIDE
 SCRIPTS = sorted(INSIDE.glob("*.sh"))
 
 
@@ -42,7 +41,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real bundle for macOS, of the real lock and the real wheels."""
     out = tmp_path_factory.mktemp("dist")
-    assert bundle.main(["--out", str(out)]) == 0
+    assert bundle.main(["macos-arm64", "--out", str(out)]) == 0
     return next(out.glob("*.tar.gz"))
 
 
@@ -67,7 +66,7 @@ def test_the_bundle_holds_the_lock_s_wheels_for_apple_silicon_and_says_what_they
 def test_the_same_commit_built_twice_gives_the_same_bytes(built, tmp_path, capsys):
     umask = os.umask(0o077)
     try:
-        assert bundle.main(["--out", str(tmp_path)]) == 0
+        assert bundle.main(["macos-arm64", "--out", str(tmp_path)]) == 0
     finally:
         os.umask(umask)
     assert (tmp_path / built.name).read_bytes() == built.read_bytes()
@@ -79,7 +78,7 @@ def test_the_same_commit_built_twice_gives_the_same_bytes(built, tmp_path, capsy
 def test_another_time_gives_other_bytes(built, tmp_path, monkeypatch):
     """The comparison above can fail."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
-    assert bundle.main(["--out", str(tmp_path)]) == 0
+    assert bundle.main(["macos-arm64", "--out", str(tmp_path)]) == 0
     assert (tmp_path / built.name).read_bytes() != built.read_bytes()
 
 
@@ -87,7 +86,8 @@ def test_a_dependency_without_a_wheel_for_the_target_is_named(tmp_path, capsys):
     """tflite-runtime has wheels for Linux alone."""
     lock = tmp_path / "lock"
     lock.write_text("tflite-runtime==2.14.0 --hash=sha256:" + "0" * 64 + "\n")
-    assert bundle.main(["--lock", str(lock), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path)]) == 2
+    places = ["--lock", str(lock), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path)]
+    assert bundle.main(["macos-arm64", *places]) == 2
     assert "tflite-runtime==2.14.0 has no wheel for macosx_14_0_arm64, CPython 3.11" in capsys.readouterr().err
     assert list(tmp_path.glob("*.tar.gz")) == []
 
@@ -124,7 +124,7 @@ def test_an_interpreter_is_taken_only_with_its_checksum(tmp_path, capsys, named)
     archive = tmp_path / "python.tar.gz"
     archive.write_bytes(b"some interpreter")
     arguments = ["--interpreter", str(archive), "--out", str(tmp_path / "dist")]
-    assert bundle.main([*arguments, "--interpreter-sha256", named]) == 2
+    assert bundle.main(["macos-arm64", *arguments, "--interpreter-sha256", named]) == 2
     assert "python.tar.gz is not the interpreter that was named" in capsys.readouterr().err
 
 
@@ -317,7 +317,7 @@ def test_a_bundle_s_identity_follows_its_content(tmp_path):
 
     first, second = small_bundle(tmp_path / "1", HERE), small_bundle(tmp_path / "2", MAC)
     again = tmp_path / "again"
-    bundle.assemble(again, read_folder([tmp_path / "1" / "wheels"]), None, bundle.facts([], HERE, None, "1.0"))
+    bundle.assemble(again, read_folder([tmp_path / "1" / "wheels"]), None, bundle.facts([], HERE, None, "1.0"), INSIDE)
     assert identity(first) == identity(again) != identity(second)
 
 
