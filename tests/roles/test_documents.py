@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def test_every_variable_is_documented_with_its_default(role: str) -> None:
         if isinstance(default, str) and "{{" not in default:
             assert (f"`{default}`" if default else "empty") == rows[name], name
         elif isinstance(default, int | float):
-            assert f"`{default}`" == rows[name], name
+            assert f"`{json.dumps(default)}`" == rows[name], name
 
 
 @pytest.mark.parametrize("role", ROLES)
