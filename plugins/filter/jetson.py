@@ -105,7 +105,7 @@ def _problems(answers: Mapping[str, str], wanted: Mapping[str, Any], release: st
     board, images = answers["model"].strip(), wanted["images"]
     if not re.search(r"\bJetson\b", board):
         return [f"wrong hardware; found {board or 'no model in the device tree'}, {HERE}"]
-    table = ", ".join(f"{name}: {' or '.join(accepted)}" for name, accepted in images.items())
+    table = ", ".join(f"{name} on {' or '.join(accepted)}" for name, accepted in images.items())
     if not release:
         return [f"no Jetson Linux; found neither nv_tegra_release nor nvidia-l4t-core, expected one of {table}"]
     found = []

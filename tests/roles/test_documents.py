@@ -54,7 +54,7 @@ def test_variables_carry_the_name_of_their_role(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variable_is_documented_with_its_default(role: str) -> None:
     readme = (ROOT / "roles" / role / "README.md").read_text()
-    rows = {match[1]: match[2] for match in re.finditer(r"^\| `([a-z_]+)` \| (.*?) \|", readme, re.MULTILINE)}
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `([a-z0-9_]+)` \| (.*?) \|", readme, re.MULTILINE)}
     assert set(rows) == set(options(role))
     for name, default in defaults(role).items():
         if isinstance(default, str) and "{{" not in default:
