@@ -78,14 +78,13 @@ def limits_memory():
 
 
 def engine():
-    """The engine that runs: where its data is, and which containers it has. Empty where none runs."""
-    if output("systemctl", "is-active", "docker.service") != "active":
-        return {}
-    said = output("docker", "info", "--format", "{{.DockerRootDir}}\n{{.Containers}}").splitlines()
-    if len(said) != 2:
-        return {"data_root": "unknown", "containers": 0, "running": []}
-    running = output("docker", "ps", "--quiet", "--no-trunc").split()
-    return {"data_root": said[0], "containers": int(said[1]), "running": running}
+    """Whether the engine runs, where its data is, and which containers it has."""
+    found = {"active": output("systemctl", "is-active", "docker.service") == "active"}
+    asked = ("docker", "info", "--format", "{{.DockerRootDir}}\n{{.Containers}}")
+    said = (output(*asked) if found["active"] else "").splitlines()
+    found["data_root"], found["containers"] = (said[0], int(said[1])) if len(said) == 2 else ("", 0)
+    found["running"] = output("docker", "ps", "--quiet", "--no-trunc").split() if found["containers"] else []
+    return found
 
 
 def main(data_root, kit, releases):

@@ -4,7 +4,7 @@ import socket
 import sys
 import threading
 
-TIMEOUT_S = 2
+TIMEOUT_S = 1.5
 reached = []
 
 
