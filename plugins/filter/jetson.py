@@ -146,7 +146,7 @@ def _warnings(answers: Mapping[str, str], wanted: Mapping[str, Any]) -> list[str
     runtimes = _runtimes(answers["runtimes"])
     if runtimes is not None and "nvidia" not in runtimes:
         warnings.append(
-            "Docker does not know the runtime nvidia yet: set container_engine_runtimes, run container_engine"
+            "Docker does not know the runtime nvidia yet: add it to container_engine_settings and run container_engine"
         )
     return warnings
 
