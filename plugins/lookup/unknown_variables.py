@@ -1,17 +1,9 @@
-# Licensed under the Apache License, Version 2.0: see LICENSE in the root of the collection.
+# Copyright: the Surefoot authors
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 Ansible reads the documentation before the imports
 """Variables that look like one of a role and are none."""
 
 from __future__ import annotations
-
-import difflib
-import re
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.module_utils.common.yaml import yaml_load
-from ansible.plugins.lookup import LookupBase
 
 DOCUMENTATION = """
 name: unknown_variables
@@ -21,7 +13,8 @@ description:
     C(meta/argument_specs.yml), and those that differ from a known name by a letter or two.
   - A role named by one plain word, such as C(base), does not own every variable that begins with it. There a name is
     only found where its next word is one of that role's too (C(base_time_x), and not C(base_url)).
-author: [The Surefoot authors]
+author:
+  - The Surefoot authors (@surefoot)
 options:
   _terms:
     description: Roles to look at. None means every role of the collection.
@@ -39,6 +32,16 @@ _raw:
   type: list
   elements: str
 """
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.module_utils.common.yaml import yaml_load
+from ansible.plugins.lookup import LookupBase
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 NEAR = 0.9  # of difflib's ratio: a letter in ten

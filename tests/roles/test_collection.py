@@ -12,18 +12,23 @@ import yaml
 from tests.roles.controller import ROOT, Controller
 
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
-# Beside these, the collection holds roles/.
+# Beside these, the collection holds roles/ and plugins/.
 EXPECTED = {
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
     "meta/runtime.yml",
+    "playbooks/bootstrap.yml",
     "playbooks/deploy.yml",
+    "playbooks/logs.yml",
+    "playbooks/maintain.yml",
+    "playbooks/provision.yml",
+    "playbooks/reset.yml",
     "playbooks/rollback.yml",
+    "playbooks/rotate.yml",
     "playbooks/status.yml",
-    "plugins/module_utils/model_plan.py",
-    "plugins/modules/surefoot_model.py",
 }
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "meta" / "argument_specs.yml").is_file())
 
 
 def test_the_tarball_holds_the_collection_and_nothing_else(built_collection: Path) -> None:
@@ -31,14 +36,16 @@ def test_the_tarball_holds_the_collection_and_nothing_else(built_collection: Pat
         files = {member.name for member in tar.getmembers() if not member.isdir()}
         links = [member.name for member in tar.getmembers() if member.issym() or member.islnk()]
     files -= {"MANIFEST.json", "FILES.json"}
-    roles = {name for name in files if name.startswith("roles/")}
-    assert files - roles == EXPECTED
-    tracked = {
+    whole = {name for name in files if name.startswith(("roles/", "plugins/"))}
+    assert files - whole == EXPECTED
+    # Scenarios of molecule need tests/parts and .config, which only a clone has.
+    written = {
         path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "roles").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        for folder in ("roles", "plugins")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and not {"__pycache__", "molecule"} & set(path.parts)
     }
-    assert roles == tracked
+    assert whole == written
     assert links == []
 
 
@@ -83,7 +90,27 @@ def test_the_module_is_documented_by_ansible_doc(controller: Controller) -> None
     assert {"why", "steps", "before", "after", "state_after", "answers", "error", "version"} == set(doc["return"])
 
 
-@pytest.mark.parametrize("role", ["inference_app", "model_slots"])
-def test_each_role_is_documented_by_ansible_doc(controller: Controller, role: str) -> None:
-    shown = controller.command("ansible-doc", "--json", "-t", "role", f"surefoot.edge.{role}", cwd=ROOT)
-    assert "main" in json.loads(shown.stdout)[f"surefoot.edge.{role}"]["entry_points"]
+def test_each_role_and_each_of_its_arguments_is_shown_by_ansible_doc(controller: Controller) -> None:
+    names = [f"surefoot.edge.{role}" for role in ROLES]
+    shown = json.loads(controller.command("ansible-doc", "--json", "-t", "role", *names, cwd=ROOT).stdout)
+    for role in ROLES:
+        specs = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
+        entry_points = shown[f"surefoot.edge.{role}"]["entry_points"]
+        assert "main" in entry_points
+        for entry_point, spec in specs.items():
+            options = entry_points[entry_point].get("options") or {}
+            assert set(options) == set(spec.get("options") or {}), (role, entry_point)
+            assert [name for name, option in options.items() if not option.get("description")] == [], role
+
+
+@pytest.mark.parametrize("kind", ["module", "lookup"])
+def test_each_plugin_and_each_of_its_options_is_shown_by_ansible_doc(controller: Controller, kind: str) -> None:
+    folder = ROOT / "plugins" / {"module": "modules"}.get(kind, kind)
+    names = [f"surefoot.edge.{path.stem}" for path in sorted(folder.glob("[!_]*.py"))]
+    shown = json.loads(controller.command("ansible-doc", "--json", "-t", kind, *names, cwd=ROOT).stdout)
+    assert sorted(shown) == names
+    for name, each in shown.items():
+        assert each["doc"]["short_description"], name
+        assert [option for option, said in each["doc"]["options"].items() if not said.get("description")] == [], name
+        assert yaml.safe_load(each["examples"]), name
+        assert each["return"], name
