@@ -28,11 +28,13 @@ fix: .venv/dev.stamp ## Format, and mend what can be mended without thought
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: bench-quick bench-images
+.PHONY: bench-quick bench-images bench-deploy
 bench-quick: .venv/dev.stamp ## Print what the gateway adds to a direct call of the runtime
 	@$(BIN)/python -m bench.quick
 bench-images: .venv/dev.stamp ## Print how long an arm64 image takes to build, and a change of the app
 	@$(BIN)/python -m bench.images
+bench-deploy: .venv/dev.stamp ## Print how long a deploy with nothing to do takes a device (needs root on Debian)
+	@$(BIN)/python -m bench.deploy
 
 .PHONY: models model-report
 models: ## Train and quantise the reference model again (about an hour)
@@ -40,9 +42,12 @@ models: ## Train and quantise the reference model again (about an hour)
 model-report: .venv/demo.stamp ## Measure the committed models on all 10,000 test images
 	@PYTHON=$(abspath $(BIN))/python models/build --report
 
-.PHONY: bundle-macos
+.PHONY: bundle-macos bundle-linux
 bundle-macos: .venv/dev.stamp ## Build dist/surefoot-VERSION-macos-arm64.tar.gz (BUNDLE="--interpreter FILE ...")
-	@$(BIN)/python -m images.macos.bundle $(BUNDLE)
+	@$(BIN)/python -m images.bundle macos-arm64 $(BUNDLE)
+bundle-linux: .venv/dev.stamp ## Build dist/surefoot-VERSION-linux-….tar.gz for amd64 and arm64 (the engine systemd)
+	@$(BIN)/python -m images.bundle linux-amd64 $(BUNDLE)
+	@$(BIN)/python -m images.bundle linux-arm64 $(BUNDLE)
 
 .PHONY: image-jetson image-rpi image-generic image-generic-openvino lock-base pin-bases
 image-rpi: .venv/dev.stamp ## Build the image for Raspberry Pi 4 and 5 into dist/ (needs a Docker engine)
