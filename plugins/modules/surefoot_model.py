@@ -171,6 +171,7 @@ error:
     hint: {description: What to do next., type: str, returned: failure}
 """
 
+import atexit
 import http.client
 import json
 import os
@@ -283,14 +284,21 @@ class Surefoot:
         content = self._options["root_content"]
         if not content or not self._root or Path(self._root).exists():
             return False
+        if self._module.check_mode:
+            # What would be there, for looking a release up. The command may give up root, and has to read it then.
+            folder = Path(tempfile.mkdtemp(prefix="surefoot-root-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            folder.chmod(0o755)
+            shown = folder / "root.json"
+            shown.write_text(content, encoding="utf-8")
+            shown.chmod(0o644)
+            self._root = str(shown)
+            return True
         descriptor, path = tempfile.mkstemp(dir=self._module.tmpdir)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(content)
-        if self._module.check_mode:
-            self._root = path  # what would be there, for looking a release up
-        else:
-            self._module.atomic_move(path, self._root)
-            self._module.set_mode_if_different(self._root, 0o644, False)
+        self._module.atomic_move(path, self._root)
+        self._module.set_mode_if_different(self._root, 0o644, False)
         return True
 
     def answers(self):

@@ -15,7 +15,6 @@ from surefoot.config import Config
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
-SHORTHANDS = {"surefoot_version", "surefoot_steps", "surefoot_status_json"}
 # Names of an inventory that no role reads.
 INVENTORY_OWN = {"demo_clone"}
 
@@ -70,8 +69,7 @@ def test_every_variable_of_a_role_is_used_by_it(role: str) -> None:
         path.read_text() for part in ("tasks", "templates", "vars") for path in sorted((folder / part).rglob("*.*"))
     )
     unused = [name for name in options(role) if not re.search(rf"\b{name}\b", text)]
-    # The engine decides which tasks there are; with one engine it decides nothing yet.
-    assert unused == (["inference_app_engine"] if role == "inference_app" else [])
+    assert unused == []
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -112,7 +110,7 @@ def test_the_template_writes_every_configuration_key() -> None:
 
 
 def test_the_inventory_sets_no_variable_that_no_role_has() -> None:
-    known = {name for role in ROLES for name in options(role)} | SHORTHANDS | INVENTORY_OWN
+    known = {name for role in ROLES for name in options(role)} | INVENTORY_OWN
     for path in sorted((ROOT / "inventory").rglob("*.yml")):
         content = read(path)
         names = set(content) if "group_vars" in path.parts else set(_variables(content))
@@ -130,11 +128,8 @@ def _variables(groups: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_the_short_names_are_the_ones_that_the_roles_know() -> None:
-    assert set(read(ROOT / "roles" / "model_slots" / "vars" / "main.yml")["__model_slots_shorthands"]) == SHORTHANDS
-
-
 def test_the_reference_names_every_playbook_role_and_short_name() -> None:
     text = (ROOT / "docs" / "reference" / "ansible.md").read_text()
-    named = [*ROLES, *SHORTHANDS, *(path.name for path in (ROOT / "playbooks").glob("*.yml")), "surefoot_model"]
+    named = [*ROLES, *options("surefoot"), "surefoot_app", "surefoot_model"]
+    named += [path.name for path in (ROOT / "playbooks").glob("*.yml")]
     assert [name for name in named if f"`{name}`" not in text] == []

@@ -26,7 +26,7 @@ def device(controller: Controller) -> Path:
     [
         ({"inference_app_prot": 1}, "no variable of inference_app is named inference_app_prot"),
         ({"inference_app_http_host": "0.0.0.0"}, "must be a loopback address; found 0.0.0.0"),
-        ({"inference_app_engine": "docker"}, "value of inference_app_engine must be one of: process"),
+        ({"inference_app_engine": "podman"}, "value of inference_app_engine must be one of: docker, systemd, launchd"),
         ({"inference_app_http_port": "http"}, "inference_app_http_port"),
         ({"inference_app_python": "/nowhere/python"}, "expected an interpreter at /nowhere/python"),
         ({"inference_app_python": "/bin/false"}, "does not run on the device"),

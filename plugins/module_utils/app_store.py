@@ -1,0 +1,193 @@
+# Copyright: the Surefoot authors
+# SPDX-License-Identifier: Apache-2.0
+"""The apps of a device: a folder for each, two links, and marks that say how far each has come.
+
+    FOLDER/ID/complete       all of it is on the disk, and it was proved
+    FOLDER/ID/confirmed      it has answered as the running app
+    FOLDER/ID/image          what the engine knows its image by; or
+    FOLDER/ID/venv/          its environment
+    FOLDER/ID/surefoot.toml  the configuration that it runs with
+    FOLDER/current           names the one that the unit starts
+    FOLDER/before            names the one to return to
+
+Each change is one rename, made durable before the next. A cut leaves the old or the new, and ``current`` never names an
+app that is not complete. The standard library alone: there is no app of ours on a device yet when this runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class AppError(Exception):
+    """What was asked for cannot be done. Carries the four fields of our error messages."""
+
+    def __init__(self, what: str, found: str = "", expected: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.error = {"what": what, "found": found, "expected": expected, "hint": hint}
+
+    def __str__(self) -> str:
+        labels = (("found", "found"), ("expected", "expected"), ("what to do", "hint"))
+        said = [f"{label}: {self.error[field]}" for label, field in labels if self.error[field]]
+        return "; ".join([self.error["what"], *said])
+
+
+class Apps:
+    """Those of one device.
+
+    Args:
+        folder: where they are.
+        step: called before each change of the disk, with what it is; tests cut there.
+    """
+
+    def __init__(self, folder: Path, step: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self._step = step
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> str | None:
+        """The app that the unit starts."""
+        return self._named("current")
+
+    @property
+    def before(self) -> str | None:
+        """The app to return to."""
+        return self._named("before")
+
+    def _named(self, link: str) -> str | None:
+        try:
+            return str((self.folder / link).readlink())
+        except OSError:
+            return None
+
+    def is_(self, mark: str, app: str | None) -> bool:
+        """Whether an app carries a mark: ``complete`` or ``confirmed``."""
+        return app is not None and (self.folder / app / mark).is_file()
+
+    def image(self, app: str) -> str:
+        """What the engine knows its image by; empty where nobody noted it."""
+        try:
+            return (self.folder / app / "image").read_text().strip()
+        except OSError:
+            return ""
+
+    def spare(self) -> list[str]:
+        """Those that nothing returns to."""
+        kept = {self.current, self.before}
+        found = (path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path.name for path in found if path.name not in kept and not path.name.startswith("."))
+
+    # -- what changes it -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One change at a time. The lock is on the folder itself, and goes with this process.
+
+        Raises:
+            AppError: another deploy is at work here.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "wait for its end, and deploy again"
+                raise AppError("another deploy is at work on this device", str(self.folder), hint=hint) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def begin(self, app: str) -> Path:
+        """A folder for an app. What an interrupted install has left is removed, unless a link names it."""
+        if app in (self.current, self.before):
+            return self.folder / app
+        self.remove(app)
+        self._step(f"mkdir {app}")
+        (self.folder / app).mkdir(mode=0o755)
+        sync_directory(self.folder)
+        return self.folder / app
+
+    def note_image(self, app: str, image: str) -> None:
+        """Remember what the engine knows an app's image by."""
+        self._write(self.folder / app / "image", f"{image}\n")
+
+    def mark(self, mark: str, app: str) -> None:
+        """Give an app a mark: ``complete`` after all of it was synced, ``confirmed`` after it has answered."""
+        self._write(self.folder / app / mark, "")
+
+    def unmark(self, mark: str, app: str) -> None:
+        """Take it away."""
+        self._step(f"unlink {app}/{mark}")
+        (self.folder / app / mark).unlink(missing_ok=True)
+        sync_directory(self.folder / app)
+
+    def switch(self, app: str) -> None:
+        """Let ``current`` name an app, and ``before`` the one that has answered last."""
+        if not self.is_("complete", app):
+            raise AppError("an app that is not complete is never switched to", found=app)
+        old = self.current
+        if old != app and self.is_("confirmed", old):
+            self._link(self.folder / "before", str(old))
+        self._link(self.folder / "current", app)
+
+    def return_to(self, app: str, before: str | None) -> None:
+        """Undo a switch: the app that served, and the one before it."""
+        self._link(self.folder / "current", app)
+        if before is not None and before != self.before:
+            self._link(self.folder / "before", before)
+
+    def link(self, path: Path, target: Path) -> bool:
+        """Let a link outside of the folder name something in it. Returns whether it did not."""
+        wanted = os.path.relpath(target, path.parent)
+        if path.is_symlink() and str(path.readlink()) == wanted:
+            return False
+        self._link(path, wanted)
+        return True
+
+    def remove(self, app: str) -> None:
+        """Remove an app's folder, its marks first."""
+        path = self.folder / app
+        if path.is_dir():
+            self.unmark("complete", app)
+            self._step(f"rmtree {app}")
+            shutil.rmtree(path)
+            sync_directory(self.folder)
+
+    def _write(self, path: Path, text: str) -> None:
+        part = path.with_name(f".{path.name}.part")
+        self._step(f"write {path.name}")
+        with part.open("w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._place(part, path)
+
+    def _link(self, path: Path, target: str) -> None:
+        part = path.with_name(f".{path.name}.part")
+        part.unlink(missing_ok=True)
+        self._step(f"symlink {path.name}")
+        part.symlink_to(target)
+        self._place(part, path)
+
+    def _place(self, part: Path, path: Path) -> None:
+        self._step(f"rename {path.name}")
+        part.replace(path)
+        self._step(f"sync {path.name}")
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

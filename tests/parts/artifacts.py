@@ -1,0 +1,161 @@
+"""What devices of the tests are given: an image, a bundle, signed releases, each made once by the real commands.
+
+They lie in build/parts/artifacts for whoever asks next: another scenario, another test. On the command line, for
+molecule: ``python -m tests.parts.artifacts WHAT...`` makes each and a link to it, build/parts/artifacts/WHAT, where
+WHAT is ``repository``, ``image-TARGET.docker.tar`` or ``bundle-TARGET.tar.gz``; a target may be followed by
+``.VARIANT``. A variant is a double of a later version: ``second`` differs in nothing that matters, ``broken`` passes
+every check before it serves, and never does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from demo import releases
+from images import bundle as bundles
+from tests.parts import docker
+from tests.parts.docker import ROOT
+
+FOLDER = ROOT / "build" / "parts" / "artifacts"
+STALE_S = 3600.0  # a test may still be reading what an earlier state of the sources made
+APP = ("app", "images", "requirements/device.lock", "LICENSE")
+BROKEN = "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, by a test')\n"
+
+
+def image(target: str = "generic-amd64", variant: str = "") -> Path:
+    """An archive as ``make image-…`` writes it."""
+    return next(_once(f"image-{target}", variant, APP, lambda folder: _image(folder, target, variant)).glob("*.tar"))
+
+
+def bundle(target: str = "linux-amd64", variant: str = "") -> Path:
+    """An archive as ``make bundle-…`` writes it."""
+    made = _once(f"bundle-{target}", variant, APP, lambda folder: _bundle(folder, target, variant))
+    return next(made.glob("*.tar.gz"))
+
+
+def repository() -> Path:
+    """v1 and v2 of the reference model, signed and published today. Its root is metadata/1.root.json."""
+    sources = ("app/src", "models/fashion_mnist", "demo/releases.py")
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()  # their metadata expires
+    return _once("repository", today, sources, lambda folder: _publish(folder)) / "repository"
+
+
+def _once(name: str, variant: str, sources: tuple[str, ...], make: Callable[[Path], None]) -> Path:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    stem = "-".join(filter(None, (name, variant)))
+    key = _digest(sources)
+    folder = FOLDER / f"{stem}-{key}"
+    with (FOLDER / f"{stem}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not folder.exists():
+            for stale in FOLDER.glob(f"{stem}-{'?' * len(key)}"):
+                if time.time() - stale.stat().st_mtime > STALE_S:
+                    shutil.rmtree(stale)
+            with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
+                part = Path(scratch) / "part"
+                part.mkdir()
+                make(part)
+                part.rename(folder)
+    return folder
+
+
+def _digest(sources: tuple[str, ...]) -> str:
+    """What the sources hold now, committed or not."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard", *sources], cwd=ROOT, capture_output=True, check=True
+    )
+    files = (ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0")[:-1])
+    seen = hashlib.sha256()
+    for path in sorted(path for path in files if path.is_file()):
+        seen.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return seen.hexdigest()[:12]
+
+
+def _run(*command: str | Path, **more: str) -> None:
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout}\n{done.stderr}"
+
+
+def _image(folder: Path, target: str, variant: str) -> None:
+    engine = docker.start()
+    if not variant:
+        _run(sys.executable, "-m", "images.build", target, "--into", folder, **engine.environment)
+        return
+    tag = f"surefoot:{variant}-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as scratch:
+        context = Path(scratch)
+        (context / "sitecustomize.py").write_text(BROKEN if variant == "broken" else "")
+        engine.docker("load", "--input", str(image(target)))
+        (context / "Dockerfile").write_text(
+            f"FROM {image(target).name.removesuffix('.docker.tar').replace('-', ':', 1)}\n"
+            f"LABEL variant={variant}\nCOPY sitecustomize.py /opt/surefoot/app/\n"
+        )
+        engine.docker("build", "--quiet", "--pull=false", "--provenance=false", f"--tag={tag}", scratch)
+        engine.docker("save", "--output", str(folder / f"surefoot-{variant}-{target}.docker.tar"), tag)
+        engine.docker("rmi", tag)
+
+
+def _bundle(folder: Path, target: str, variant: str) -> None:
+    if not variant:
+        _run(sys.executable, "-m", "images.bundle", target, "--out", folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        with tarfile.open(bundle(target)) as tar:
+            tar.extractall(scratch, filter="data")
+        (unpacked,) = Path(scratch).iterdir()
+        if variant == "broken":
+            _break(unpacked)
+        lines = (unpacked / "bundle.conf").read_text().splitlines()
+        old = next(line.split("'")[1] for line in lines if line.startswith("bundle_id="))
+        new = f"{old.rpartition('-')[0]}-{hashlib.sha256(f'{old} {variant}'.encode()).hexdigest()[:12]}"
+        (unpacked / "bundle.conf").write_text("\n".join(lines).replace(old, new) + "\n")
+        (unpacked / "SHA256SUMS").unlink()
+        (unpacked / "SHA256SUMS").write_text(bundles.sums(unpacked))
+        bundles.pack(unpacked, folder / f"surefoot-{variant}-{target}.tar.gz", 0)
+
+
+def _break(unpacked: Path) -> None:
+    wheel = next((unpacked / "wheels").glob("surefoot-*.whl"))
+    before = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    changed = wheel.with_suffix(".part")
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            data = source.read(member)
+            target.writestr(member, BROKEN.encode() + data if member.filename == "surefoot/__main__.py" else data)
+    changed.replace(wheel)
+    lock = unpacked / "requirements.lock"
+    lock.write_text(lock.read_text().replace(before, hashlib.sha256(wheel.read_bytes()).hexdigest()))
+
+
+def _publish(folder: Path) -> None:
+    releases.publish_reference_model(folder, folder / "repository")
+
+
+def main(*wanted: str) -> None:
+    """Make what is named, and links to it."""
+    verbs: dict[str, Callable[..., Path]] = {"image": image, "bundle": bundle, "repository": repository}
+    for name in wanted:
+        verb, _, rest = name.removesuffix(".docker.tar").removesuffix(".tar.gz").partition("-")
+        made = verbs[verb](*filter(None, rest.split(".")))
+        with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
+            link = Path(scratch) / name
+            link.symlink_to(os.path.relpath(made, FOLDER))
+            link.replace(FOLDER / name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
