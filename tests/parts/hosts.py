@@ -20,9 +20,10 @@ FOLDER = ROOT / "build" / "parts" / "hosts"
 USER = "fleet"
 PREFIX = "surefoot-host-"
 BOOT_TIMEOUT_S = 90
-# systemd needs its cgroups and to mount; a device's own Docker and nftables need the network.
+# systemd needs its cgroups and to mount; a device's own Docker and nftables need the network; and `docker exec` into a
+# container of another user looks at that user's process.
 RIGHTS = (
-    "--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=apparmor=unconfined",
+    "--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--cap-add=SYS_PTRACE", "--security-opt=apparmor=unconfined",
     "--security-opt=seccomp=unconfined", "--cgroupns=host",
     "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/tmp:exec,mode=1777",
 )  # fmt: skip
