@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -12,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from demo import releases
 from demo.place import RECIPES
 from surefoot import __version__
 from tests.conftest import ROOT, Repository
 from tests.images.container import ContainerDevice
-from tests.parts import docker
+from tests.parts import artifacts, docker
 from tests.parts.docker import Engine
 
 
@@ -80,17 +78,10 @@ def built(builder: Builder) -> Callable[..., Image]:
 def patient_repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The reference model, genuinely signed, with budgets of time that an emulated processor can keep."""
     work = tmp_path_factory.mktemp("patient")
-    recipe = tomllib.loads((RECIPES / "release-v1.toml").read_text())
-    for section, key in ((recipe["card"], "file"), (recipe["golden"], "folder"), (recipe["reference"], "artifact")):
-        section[key] = str(RECIPES / section[key])
-    for variant in recipe["variants"]:
-        variant["artifact"] = str(RECIPES / variant["artifact"])
-        variant["budget"] |= {"latency_p99_ms": 30_000.0, "load_s": 110.0, "memory_bytes": 2**30}
-    path = work / "recipe.json"
-    path.write_text(json.dumps(recipe))
     keys = work / "keys"
     releases.new_keys(keys)
-    releases.release(path, work / "built", keys, work / "repository")
+    recipe = artifacts.patient_recipe(RECIPES / "release-v1.toml", work / "recipe.json")
+    releases.release(recipe, work / "built", keys, work / "repository")
     return Repository(work / "repository", work / "repository" / "metadata" / "1.root.json", keys)
 
 

@@ -2,9 +2,9 @@
 
 They lie in build/parts/artifacts for whoever asks next: another scenario, another test. On the command line, for
 molecule: ``python -m tests.parts.artifacts WHAT...`` makes each and a link to it, build/parts/artifacts/WHAT, where
-WHAT is ``repository``, ``image-TARGET.docker.tar`` or ``bundle-TARGET.tar.gz``; a target may be followed by
-``.VARIANT``. A variant is a double of a later version: ``second`` differs in nothing that matters, ``broken`` passes
-every check before it serves, and never does.
+WHAT is ``repository``, ``repository-patient``, ``image-TARGET.docker.tar`` or ``bundle-TARGET.tar.gz``; a target may be
+followed by ``.VARIANT``. A variant of the app is a double of a later version: ``second`` differs in nothing that
+matters, ``broken`` passes every check before it serves, and never does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import tomllib
+
 from demo import releases
+from demo.place import RECIPES
 from images import bundle as bundles
 from tests.parts import docker
 from tests.parts.docker import ROOT
@@ -45,11 +49,28 @@ def bundle(target: str = "linux-amd64", variant: str = "") -> Path:
     return next(made.glob("*.tar.gz"))
 
 
-def repository() -> Path:
-    """v1 and v2 of the reference model, signed and published today. Its root is metadata/1.root.json."""
+def repository(variant: str = "") -> Path:
+    """v1 and v2 of the reference model, signed and published today. Its root is metadata/1.root.json.
+
+    Args:
+        variant: ``patient`` has budgets that an emulated or a busy processor can keep.
+    """
     sources = ("app/src", "models/fashion_mnist", "demo/releases.py")
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()  # their metadata expires
-    return _once("repository", today, sources, lambda folder: _publish(folder)) / "repository"
+    name = f"repository-{variant or 'strict'}"
+    return _once(name, today, sources, lambda folder: _publish(folder, variant)) / "repository"
+
+
+def patient_recipe(source: Path, path: Path) -> Path:
+    """Write the recipe of a release with budgets of time that any processor can keep, and all else as in ``source``."""
+    recipe = tomllib.loads(source.read_text())
+    for section, key in ((recipe["card"], "file"), (recipe["golden"], "folder"), (recipe["reference"], "artifact")):
+        section[key] = str(source.parent / section[key])
+    for variant in recipe["variants"]:
+        variant["artifact"] = str(source.parent / variant["artifact"])
+        variant["budget"] |= {"latency_p99_ms": 30_000.0, "load_s": 110.0, "memory_bytes": 2**30}
+    path.write_text(json.dumps(recipe))
+    return path
 
 
 def _once(name: str, variant: str, sources: tuple[str, ...], make: Callable[[Path], None]) -> Path:
@@ -141,8 +162,16 @@ def _break(unpacked: Path) -> None:
     lock.write_text(lock.read_text().replace(before, hashlib.sha256(wheel.read_bytes()).hexdigest()))
 
 
-def _publish(folder: Path) -> None:
-    releases.publish_reference_model(folder, folder / "repository")
+def _publish(folder: Path, variant: str) -> None:
+    if not variant:
+        releases.publish_reference_model(folder, folder / "repository")
+        return
+    keys = folder / "keys"
+    releases.new_keys(keys)
+    for name in releases.RECIPE_FILES:
+        stem = Path(name).stem
+        recipe = patient_recipe(RECIPES / name, folder / f"{stem}.json")
+        releases.release(recipe, folder / "built" / stem, keys, folder / "repository")
 
 
 def main(*wanted: str) -> None:
