@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 TIMEOUT_S = 60
+FOLDERS = ("/etc/docker", "/etc/systemd/system/containerd.service.d", "/etc/systemd/system/docker.service.d")
 OURS = Path("/etc/systemd/system/docker.service.d/surefoot.conf")
 SETTINGS = Path("/etc/docker/daemon.json")
 # What the operator had before, kept by the role and put back by `remove`.
@@ -105,6 +106,7 @@ def main(data_root, kit, releases):
         "programs": place("/usr"),
         "limits_memory": limits_memory(),
         "engine": engine(),
+        "missing_folders": [folder for folder in FOLDERS if not Path(folder).is_dir()],
         "ours": OURS.exists(),
         "others_settings": SETTINGS.exists() and not OURS.exists(),
         "kept_settings": KEPT.exists(),
