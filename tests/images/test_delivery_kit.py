@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from images import push
+from images.base.debian import KIT_LOCK, read_sections
 from images.kit import gather
 from surefoot import __version__
 from surefoot.errors import BadRequest, UntrustedRelease
@@ -89,6 +92,18 @@ def bare_apt(state: Path, debs: Path) -> tuple[list[str], Path]:
         "Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": state / "parts",
     }  # fmt: skip
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")], debs / "Packages"
+
+
+def test_a_kit_lists_every_package_that_a_role_installs() -> None:
+    def read(role: str, part: str) -> Any:
+        return yaml.safe_load((ROOT / "roles" / role / part / "main.yml").read_text())
+
+    wanted = {"python3-venv", "nftables", *read("base", "defaults")["base_packages"]}
+    wanted |= set(read("container_engine", "vars")["__container_engine_releases"]["debian"]["12"].values())
+    wanted |= {name for mode in read("telemetry", "vars")["__telemetry_modes"].values() for name in mode["packages"]}
+    wanted |= set(read("readonly_root", "vars")["__readonly_root_packages"]["debian"])
+    (section,) = read_sections(KIT_LOCK.with_name("packages"))
+    assert set(section.names) == wanted
 
 
 @pytest.mark.parametrize(
