@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import tomllib
+import msgspec
 
 from demo import releases
 from demo.place import RECIPES
@@ -34,7 +34,7 @@ from tests.parts.docker import ROOT
 
 FOLDER = ROOT / "build" / "parts" / "artifacts"
 STALE_S = 3600.0  # a test may still be reading what an earlier state of the sources made
-APP = ("app", "images", "requirements/device.lock", "LICENSE")
+APP = ("app", "images", "requirements/device.lock", "LICENSE", "tests/parts/artifacts.py")
 BROKEN = "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, by a test')\n"
 
 
@@ -63,7 +63,7 @@ def repository(variant: str = "") -> Path:
 
 def patient_recipe(source: Path, path: Path) -> Path:
     """Write the recipe of a release with budgets of time that any processor can keep, and all else as in ``source``."""
-    recipe = tomllib.loads(source.read_text())
+    recipe = msgspec.toml.decode(source.read_text())
     for section, key in ((recipe["card"], "file"), (recipe["golden"], "folder"), (recipe["reference"], "artifact")):
         section[key] = str(source.parent / section[key])
     for variant in recipe["variants"]:
@@ -119,11 +119,13 @@ def _image(folder: Path, target: str, variant: str) -> None:
     tag = f"surefoot:{variant}-{os.getpid()}"
     with tempfile.TemporaryDirectory() as scratch:
         context = Path(scratch)
-        (context / "sitecustomize.py").write_text(BROKEN if variant == "broken" else "")
+        command = (ROOT / "images" / "app" / "surefoot").read_text()
+        shebang, _, rest = command.partition("\n")
+        (context / "surefoot").write_text(f"{shebang}\n{BROKEN}{rest}" if variant == "broken" else command)
         engine.docker("load", "--input", str(image(target)))
         (context / "Dockerfile").write_text(
             f"FROM {image(target).name.removesuffix('.docker.tar').replace('-', ':', 1)}\n"
-            f"LABEL variant={variant}\nCOPY sitecustomize.py /opt/surefoot/app/\n"
+            f"LABEL variant={variant}\nCOPY --chmod=755 surefoot /opt/surefoot/bin/surefoot\n"
         )
         engine.docker("build", "--quiet", "--pull=false", "--provenance=false", f"--tag={tag}", scratch)
         engine.docker("save", "--output", str(folder / f"surefoot-{variant}-{target}.docker.tar"), tag)

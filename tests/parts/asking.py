@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import tomllib
 import tritonclient.http as triton
 
 from demo.place import MODEL, RECIPES, SAMPLES
@@ -61,7 +60,7 @@ def forwarded(host: Host, port: int = PORT) -> Iterator[str]:
 
 def preprocessing(version: str, runtime: str) -> ImagePreprocessing:
     """What a variant of the reference model wants done to a picture."""
-    recipe = tomllib.loads((RECIPES / f"release-v{version[0]}.toml").read_text())
+    recipe = msgspec.toml.decode((RECIPES / f"release-v{version[0]}.toml").read_text())
     variant = next(each for each in recipe["variants"] if each["runtime"] == runtime)
     return msgspec.convert(variant["preprocessing"], ImagePreprocessing)
 

@@ -106,10 +106,10 @@ def up(engine: Engine, name: str, image: str = "device", *options: str) -> Host:
         "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", PREFIX + name
     ).stdout.strip()
     # Read inside the device, so that the first login is checked as well.
-    public = engine.docker(*inside, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").stdout.split()
+    kind, host_key, *_ = engine.docker(*inside, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").stdout.split()
     known = FOLDER / "known_hosts" / address  # ssh finds it as %h
     known.parent.mkdir(exist_ok=True)
-    known.write_text(f"{address} {public[0]} {public[1]}\n")
+    known.write_text(f"{address} {kind} {host_key}\n")
     return Host(name, address, USER, 22, str(key), str(known))
 
 

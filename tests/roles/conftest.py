@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.parts import hosts
+from tests.parts.docker import Engine
 from tests.roles.controller import ROOT, Controller
+from tests.roles.fleet import Fleet
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,23 @@ def controller(installed_collections: Path) -> Iterator[Controller]:
     folder = Path(tempfile.mkdtemp(prefix="sf-"))
     yield Controller(folder, installed_collections)
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def make_fleet(engine: Engine, needs: Callable[[bool, str], None]) -> Iterator[Callable[[str], Fleet]]:
+    """Fleets; their devices are removed in the end."""
+    for tool in ("ssh", "mkfs.ext4"):
+        needs(shutil.which(tool) is not None, f"{tool}: apt-get install openssh-client e2fsprogs")
+    hosts.prepare(engine)
+    made: list[Fleet] = []
+
+    def make(prefix: str) -> Fleet:
+        # A short path: sockets' addresses are short.
+        folder = Path(tempfile.mkdtemp(prefix="sf-"))
+        made.append(Fleet(engine, Controller(folder, timeout_s=900), prefix))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.down()
+        shutil.rmtree(fleet.controller.folder)
