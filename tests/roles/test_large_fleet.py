@@ -22,7 +22,7 @@ platforms = ["raspberry_pi", "jetson", "macos", "generic"]
 hosts = {{
     f"device-{{number:04}}": {{
         "ansible_host": f"192.0.2.{{number % 250}}",
-        "tags": {{"product": "surefoot", "platform": platforms[number % 4], "site": f"site-{{number % 17}}"}},
+        "labels": {{"product": "surefoot", "platform": platforms[number % 4], "site": f"site-{{number % 17}}"}},
     }}
     for number in range({devices})
 }}
@@ -33,10 +33,10 @@ GROUPS = """
 plugin: ansible.builtin.constructed
 strict: true
 groups:
-  surefoot: tags.product == 'surefoot'
+  surefoot: labels.product == 'surefoot'
 keyed_groups:
-  - {key: tags.platform, prefix: "", separator: ""}
-  - {key: tags.site, prefix: "", separator: ""}
+  - {key: labels.platform, prefix: "", separator: ""}
+  - {key: labels.site, prefix: "", separator: ""}
 """
 
 
