@@ -46,8 +46,8 @@ def test_a_mistyped_name_in_the_variables_of_one_platform_is_told_for_its_device
 ) -> None:
     with (example / "group_vars" / "jetson.yml").open("a") as stream:
         stream.write("jetson_power_mod: 15W\n")
-    refused = controller.play("provision", "--tags", "names", "-e", "telemetry_token=x", inventory=example,
-                              vault_telemetry_token="x")  # fmt: skip
+    password = f"--vault-password-file={controller.folder / 'password'}"
+    refused = controller.play("provision", "--tags", "names", password, inventory=example)
     assert refused.status != 0
     assert "jetson_power_mod (did you mean jetson_power_mode?)" in " ".join(refused.out.split())
     assert sorted(host for host, each in refused.counts.items() if each["failed"]) == ["jetson-line-1", "jetson-line-2"]
