@@ -1,14 +1,14 @@
 # Copyright: the Surefoot authors
 # SPDX-License-Identifier: Apache-2.0
-"""The apps of a device: a folder for each, two links, and marks that say how far each has come.
+"""The apps of a device: a folder for each, a link, and marks that say how far each has come.
 
+    FOLDER/current           names the one that the unit starts
     FOLDER/ID/complete       all of it is on the disk, and it was proved
     FOLDER/ID/confirmed      it has answered as the running app
+    FOLDER/ID/before         the confirmed one that it came after, which to return to
     FOLDER/ID/image          what the engine knows its image by; or
     FOLDER/ID/venv/          its environment
     FOLDER/ID/surefoot.toml  the configuration that it runs with
-    FOLDER/current           names the one that the unit starts
-    FOLDER/before            names the one to return to
 
 Each change is one rename, made durable before the next. A cut leaves the old or the new, and ``current`` never names an
 app that is not complete. The standard library alone: there is no app of ours on a device yet when this runs.
@@ -54,27 +54,32 @@ class Apps:
     @property
     def current(self) -> str | None:
         """The app that the unit starts."""
-        return self._named("current")
+        try:
+            return str((self.folder / "current").readlink())
+        except OSError:
+            return None
 
     @property
     def before(self) -> str | None:
         """The app to return to."""
-        return self._named("before")
-
-    def _named(self, link: str) -> str | None:
-        try:
-            return str((self.folder / link).readlink())
-        except OSError:
-            return None
+        return self._noted("before", self.current) or None
 
     def is_(self, mark: str, app: str | None) -> bool:
         """Whether an app carries a mark: ``complete`` or ``confirmed``."""
         return app is not None and (self.folder / app / mark).is_file()
 
+    @property
+    def good(self) -> str | None:
+        """The app that has answered last."""
+        return next((app for app in (self.current, self.before) if self.is_("confirmed", app)), None)
+
     def image(self, app: str) -> str:
         """What the engine knows its image by; empty where nobody noted it."""
+        return self._noted("image", app)
+
+    def _noted(self, name: str, app: str | None) -> str:
         try:
-            return (self.folder / app / "image").read_text().strip()
+            return (self.folder / str(app) / name).read_text(encoding="utf-8").strip()
         except OSError:
             return ""
 
@@ -129,19 +134,13 @@ class Apps:
         sync_directory(self.folder / app)
 
     def switch(self, app: str) -> None:
-        """Let ``current`` name an app, and ``before`` the one that has answered last."""
+        """Let ``current`` name an app, which remembers the one that has answered last. One rename, back as forth."""
         if not self.is_("complete", app):
             raise AppError("an app that is not complete is never switched to", found=app)
-        old = self.current
-        if old != app and self.is_("confirmed", old):
-            self._link(self.folder / "before", str(old))
-        self._link(self.folder / "current", app)
-
-    def return_to(self, app: str, before: str | None) -> None:
-        """Undo a switch: the app that served, and the one before it."""
-        self._link(self.folder / "current", app)
-        if before is not None and before != self.before:
-            self._link(self.folder / "before", before)
+        if self.current != app:
+            if self.good not in (None, app):
+                self._write(self.folder / app / "before", f"{self.good}\n")
+            self._link(self.folder / "current", app)
 
     def link(self, path: Path, target: Path) -> bool:
         """Let a link outside of the folder name something in it. Returns whether it did not."""

@@ -273,28 +273,26 @@ def active(module, apps, engine):
     why = reasons(apps, service, options)
     if not why or module.check_mode:
         return {"changed": bool(why), "why": "; ".join(why) or f"{app} serves"}
-    good, before = apps.current, apps.before
-    if not apps.is_("confirmed", good):
-        good = before if apps.is_("confirmed", before) else None
+    good = apps.good if apps.is_("complete", apps.good) else None
     apps.switch(app)
     apps.link(Path(options["config"]), apps.folder / "current" / "surefoot.toml")
     run(["systemctl", "enable", options["service"]])
     wrong = service.restart(version_of(app))
     if wrong:
-        go_back(apps, service, app, good, before, wrong)
+        go_back(apps, service, app, good, wrong)
     apps.mark("confirmed", app)
     for spare in apps.spare():
         engine.remove(spare)
     return {"changed": True, "why": "; ".join(why)}
 
 
-def go_back(apps, service, app, good, before, wrong):
+def go_back(apps, service, app, good, wrong):
     """Return to what answered before. Raises AppError, always."""
     what = f"app {app} does not answer"
     if good is None or good == app:
         hint = "there is no other app to return to: see the device's journal, mend it and deploy again"
         raise AppError(what, found=wrong, expected=f"version {version_of(app)}", hint=hint)
-    apps.return_to(good, None if before == good else before)
+    apps.switch(good)
     apps.unmark("complete", app)  # proved anew before it is tried again
     again = service.restart(version_of(good))
     if again:

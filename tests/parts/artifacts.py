@@ -2,9 +2,9 @@
 
 They lie in build/parts/artifacts for whoever asks next: another scenario, another test. On the command line, for
 molecule: ``python -m tests.parts.artifacts WHAT...`` makes each and a link to it, build/parts/artifacts/WHAT, where
-WHAT is ``repository``, ``repository-patient``, ``image-TARGET.docker.tar`` or ``bundle-TARGET.tar.gz``; a target may be
-followed by ``.VARIANT``. A variant of the app is a double of a later version: ``second`` differs in nothing that
-matters, ``broken`` passes every check before it serves, and never does.
+WHAT is ``repository``, ``repository-patient``, each with ``.tar`` too, ``image-TARGET.docker.tar`` or
+``bundle-TARGET.tar.gz``; a target may be followed by ``.VARIANT``. A variant of the app is a double of a later version:
+``second`` differs in nothing that matters, ``broken`` passes every check before it serves, and never does.
 """
 
 from __future__ import annotations
@@ -34,28 +34,33 @@ from tests.parts.docker import ROOT
 
 FOLDER = ROOT / "build" / "parts" / "artifacts"
 STALE_S = 3600.0  # a test may still be reading what an earlier state of the sources made
-APP = ("app", "images", "requirements/device.lock", "LICENSE", "tests/parts/artifacts.py")
+APP = ("app", "images", "requirements/device.lock", "LICENSE")
+HERE = "tests/parts/artifacts.py"
 BROKEN = "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, by a test')\n"
 
 
 def image(target: str = "generic-amd64", variant: str = "") -> Path:
     """An archive as ``make image-…`` writes it."""
-    return next(_once(f"image-{target}", variant, APP, lambda folder: _image(folder, target, variant)).glob("*.tar"))
+    sources = (*APP, HERE) if variant else APP
+    return next(_once(f"image-{target}", variant, sources, lambda folder: _image(folder, target, variant)).glob("*.tar"))
 
 
 def bundle(target: str = "linux-amd64", variant: str = "") -> Path:
     """An archive as ``make bundle-…`` writes it."""
-    made = _once(f"bundle-{target}", variant, APP, lambda folder: _bundle(folder, target, variant))
+    sources = (*APP, HERE) if variant else APP
+    made = _once(f"bundle-{target}", variant, sources, lambda folder: _bundle(folder, target, variant))
     return next(made.glob("*.tar.gz"))
 
 
 def repository(variant: str = "") -> Path:
     """v1 and v2 of the reference model, signed and published today. Its root is metadata/1.root.json.
 
+    Beside it is repository.tar, which travels faster than so many files.
+
     Args:
         variant: ``patient`` has budgets that an emulated or a busy processor can keep.
     """
-    sources = ("app/src", "models/fashion_mnist", "demo/releases.py")
+    sources = ("app/src", "models/fashion_mnist", "demo/releases.py", HERE)
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()  # their metadata expires
     name = f"repository-{variant or 'strict'}"
     return _once(name, today, sources, lambda folder: _publish(folder, variant)) / "repository"
@@ -165,23 +170,28 @@ def _break(unpacked: Path) -> None:
 
 
 def _publish(folder: Path, variant: str) -> None:
-    if not variant:
+    if variant:
+        keys = folder / "keys"
+        releases.new_keys(keys)
+        for name in releases.RECIPE_FILES:
+            stem = Path(name).stem
+            recipe = patient_recipe(RECIPES / name, folder / f"{stem}.json")
+            releases.release(recipe, folder / "built" / stem, keys, folder / "repository")
+    else:
         releases.publish_reference_model(folder, folder / "repository")
-        return
-    keys = folder / "keys"
-    releases.new_keys(keys)
-    for name in releases.RECIPE_FILES:
-        stem = Path(name).stem
-        recipe = patient_recipe(RECIPES / name, folder / f"{stem}.json")
-        releases.release(recipe, folder / "built" / stem, keys, folder / "repository")
+    with tarfile.open(folder / "repository.tar", "w") as tar:
+        tar.add(folder / "repository", "repository")
 
 
 def main(*wanted: str) -> None:
     """Make what is named, and links to it."""
     verbs: dict[str, Callable[..., Path]] = {"image": image, "bundle": bundle, "repository": repository}
     for name in wanted:
-        verb, _, rest = name.removesuffix(".docker.tar").removesuffix(".tar.gz").partition("-")
+        stem = name.removesuffix(".docker.tar").removesuffix(".tar.gz").removesuffix(".tar")
+        verb, _, rest = stem.partition("-")
         made = verbs[verb](*filter(None, rest.split(".")))
+        if made.is_dir() and name.endswith(".tar"):
+            made = made.with_suffix(".tar")
         with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
             link = Path(scratch) / name
             link.symlink_to(os.path.relpath(made, FOLDER))

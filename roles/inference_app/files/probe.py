@@ -230,7 +230,6 @@ def managed(asked):
     return {
         "apps": known,
         "current": linked(f"{asked['apps']}/current"),
-        "before": linked(f"{asked['apps']}/before"),
         "running": running,
         "enabled": unit.get("UnitFileState") == "enabled",
         "active": unit.get("ActiveState") == "active",
