@@ -42,7 +42,8 @@ BROKEN = "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, 
 def image(target: str = "generic-amd64", variant: str = "") -> Path:
     """An archive as ``make image-…`` writes it."""
     sources = (*APP, HERE) if variant else APP
-    return next(_once(f"image-{target}", variant, sources, lambda folder: _image(folder, target, variant)).glob("*.tar"))
+    made = _once(f"image-{target}", variant, sources, lambda folder: _image(folder, target, variant))
+    return next(made.glob("*.tar"))
 
 
 def bundle(target: str = "linux-amd64", variant: str = "") -> Path:
