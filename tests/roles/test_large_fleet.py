@@ -50,6 +50,8 @@ def inventory(controller: Controller) -> Path:
     script.chmod(0o755)
     (folder / "2-groups.yml").write_text(GROUPS)
     (folder / "known_hosts").touch()
+    variables = folder / "group_vars" / "surefoot"
+    shutil.copy(variables / "vault.yml.example", variables / "vault.yml")
     return folder
 
 
@@ -61,7 +63,7 @@ def run(controller: Controller, *command: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=2300,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -88,17 +90,17 @@ def test_a_thousand_devices_of_a_dynamic_source_go_through_every_playbook(
 
 
 # The plan: the playbook's own waves, and on the controller the names and the arguments of each device's roles.
-@pytest.mark.timeout(600)
+@pytest.mark.full
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("playbook", ["deploy", "provision"])
 def test_the_plan_of_a_thousand_devices_is_checked_without_reaching_one(
     controller: Controller, inventory: Path, playbook: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
-    checked = controller.play(playbook, "--tags", "names", "--forks", "10", inventory=inventory)
+    said = run(controller, "ansible-playbook", "-i", str(inventory), f"playbooks/{playbook}.yml", "--tags", "names")
     took = time.monotonic() - started
-    assert checked.status == 0, checked.out[-3000:]
-    assert len(checked.counts) == DEVICES
-    assert {(each["changed"], each["unreachable"], each["failed"]) for each in checked.counts.values()} == {(0, 0, 0)}
+    recap = said.partition("PLAY RECAP")[2]
+    assert recap.count("changed=0    unreachable=0    failed=0") == DEVICES
     with capsys.disabled():
         print(f"\n{playbook} --tags names for {DEVICES} devices: {took:.0f} s")
 
@@ -108,8 +110,9 @@ def test_one_mistyped_name_among_a_thousand_devices_is_told_with_its_device(
 ) -> None:
     (inventory / "host_vars").mkdir()
     (inventory / "host_vars" / "device-0777.yml").write_text("maintenence_reboot: true\n")
-    refused = controller.play("maintain", "--tags", "names", "--limit", "site_12", inventory=inventory)
+    # A site is what an operator looks at: every seventeenth device.
+    refused = controller.play("logs", "--tags", "names", "--limit", "site_12", inventory=inventory)
     assert refused.status == 2
     assert "maintenence_reboot (did you mean maintenance_reboot?)" in " ".join(refused.out.split())
-    failed = [name for name, each in refused.counts.items() if each["failed"]]
-    assert failed == ["device-0777"]
+    assert len(refused.counts) == len(range(12, DEVICES, 17))
+    assert [name for name, each in refused.counts.items() if each["failed"]] == ["device-0777"]
