@@ -1,4 +1,4 @@
-"""Where a device's data goes, and what is never formatted: the rules of data_partition, as functions of plain values."""
+"""Where a device's data goes, and what is never formatted: the rules of data_partition, on plain values."""
 
 from __future__ import annotations
 
