@@ -100,8 +100,8 @@ def made_of(text: str) -> list[Any]:
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[:600]
         raise Refused(
-            f"this kernel cannot hold the rules; nft says: {said}. Expected nf_tables with inet, ct, limit and log,"
-            " which some Tegra kernels lack: see `zcat /proc/config.gz | grep NFT`. Nothing is locked"
+            f"this kernel or its nft cannot hold the rules; nft says: {said}. Expected nf_tables with inet, ct, limit"
+            " and log, which some Tegra kernels lack: see `zcat /proc/config.gz | grep NFT`. Nothing is locked"
         )
     return listing(done.stdout)
 
