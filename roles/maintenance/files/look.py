@@ -94,9 +94,9 @@ def security_updates(endings):
             continue
         newest = max(better)
         if package._pkg.selected_state == apt_pkg.SELSTATE_HOLD:  # it has no public name
-            held.append(package.get_fullname(pretty=True))
+            held.append(package.name)
             continue
-        updates.append(package.get_fullname(pretty=True) + "=" + newest.version)
+        updates.append(package.name + "=" + newest.version)
         package.candidate = newest
         package.mark_install(auto_fix=False, from_user=False)
     if not updates:
