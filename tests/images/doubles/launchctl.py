@@ -1,8 +1,8 @@
 """A double of launchctl, for machines without launchd: NOT the real thing, and named so in what it prints.
 
-From launchctl(1) and launchd.plist(5): ``bootstrap``, ``bootout``, ``enable``, ``print``. It records each call in
-``$LAUNCHD_DOUBLE/calls``, starts what the job names, and can be told to refuse a verb (``refuse``) or to kill its
-caller before call N (``cut``), as a power cut would, or to start nothing once (``dead``).
+From launchctl(1) and launchd.plist(5): ``bootstrap``, ``bootout``, ``kickstart``, ``enable``, ``print``. It records
+each call in ``$LAUNCHD_DOUBLE/calls``, starts what the job names, and can be told to refuse a verb (``refuse``) or to
+kill its caller before call N (``cut``), as a power cut would, or to start nothing once (``dead``).
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def bootstrap(_: str, plist: str) -> int:
             preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (1, 2, 15)],
         )
     (STATE / f"{job['Label']}.pid").write_text(str(process.pid))
+    (STATE / f"{job['Label']}.from").write_text(plist)
     process.returncode = 0  # launchd would wait for it, not launchctl
     return 0
 
@@ -72,6 +73,12 @@ def bootout(target: str) -> int:
             os.killpg(pid, signal.SIGKILL)
     (STATE / f"{label}.pid").unlink()
     return 0
+
+
+def kickstart(option: str, target: str) -> int:
+    if option != "-k" or bootout(target):
+        return 3
+    return bootstrap("", (STATE / f"{target.rpartition('/')[2]}.from").read_text())
 
 
 def show(target: str) -> int:
@@ -94,7 +101,8 @@ def main(verb: str, *rest: str) -> int:
         (STATE / "refuse").unlink()
         print(f"{verb} refused by the double", file=sys.stderr)
         return 5
-    return {"bootstrap": bootstrap, "bootout": bootout, "print": show, "enable": lambda _: 0}[verb](*rest)
+    verbs = {"bootstrap": bootstrap, "bootout": bootout, "kickstart": kickstart, "print": show, "enable": lambda _: 0}
+    return verbs[verb](*rest)
 
 
 if __name__ == "__main__":
