@@ -261,18 +261,15 @@ def survey(wanted: Wanted, root_state: str) -> Seen:
         set_up='overlayroot="tmpfs' in read("/etc/overlayroot.local.conf"),
         log=read("/run/initramfs/overlayroot.log")[-500:],
     )
-    if not wanted.enabled:
-        return seen
     # Under an overlay, what counts is what the next boot reads.
     base = LOWER if seen.sealed else Path("/")
     digests = {path: sha256(read(base / path[1:]).encode()).hexdigest() for path in wanted.files}
+    seen = replace(seen, differs=[path for path, digest in digests.items() if digest != wanted.files[path]])
+    if not wanted.enabled:
+        return seen
     options = run("findmnt", "--noheadings", "--output", "OPTIONS", "--mountpoint", "/").split("\n")[-1]
-    seen = replace(
-        seen,
-        root_options=options.split(","),
-        differs=[path for path, digest in digests.items() if digest != wanted.files[path]],
-        unbound=[each for each in wanted.keep if Path(each).exists() and inode(each) != inode(wanted.keep_dir + each)],
-    )
+    unbound = [each for each in wanted.keep if Path(each).exists() and inode(each) != inode(wanted.keep_dir + each)]
+    seen = replace(seen, root_options=options.split(","), unbound=unbound)
     return seen if seen.sealed else replace(seen, **_before_sealing(wanted))
 
 
