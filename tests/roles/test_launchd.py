@@ -18,7 +18,7 @@ from images.wheels.check import read_lock
 from tests.images.macs import HERE, INSIDE, LABEL, MAC, ROOT, Mac, small_bundle
 from tests.roles.controller import Controller, Played
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
