@@ -1,13 +1,9 @@
-# Licensed under the Apache License, Version 2.0: see LICENSE in the root of the collection.
+# Copyright: the Surefoot authors
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E402 Ansible reads the documentation before the imports
 """What an archive of the app holds, read on the controller."""
 
 from __future__ import annotations
-
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.surefoot.edge.plugins.module_utils.app_artifact import ArtifactError, describe
 
 DOCUMENTATION = """
 name: app_artifact
@@ -15,7 +11,8 @@ short_description: What an archive of the app is, without unpacking it
 description:
   - Reads the index of a Docker archive or the C(bundle.conf) of a bundle, as C(make image-generic) and
     C(make bundle-linux) write them. No layer and no wheel is read.
-author: [The Surefoot authors]
+author:
+  - The Surefoot authors (@surefoot)
 options:
   _terms:
     description: Paths on the controller.
@@ -45,6 +42,12 @@ _raw:
     bytes: {description: Of the archive., type: int}
     needed_bytes: {description: What it takes beside the archive., type: int}
 """
+
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.surefoot.edge.plugins.module_utils.app_artifact import ArtifactError, describe
 
 
 class LookupModule(LookupBase):
