@@ -259,15 +259,21 @@ def launchd(asked):
     }
 
 
+def carried(path):
+    """What the archive of the app is that lies on the device, or what is wrong with it."""
+    before = globals()  # names of app_artifact.py, see above
+    try:
+        return before["describe"](path)
+    except before["ArtifactError"] as error:
+        return {"problem": str(error)}
+
+
 def main(asked):
     """Print what was found."""
     about = None
     if asked["artifact"]:
-        try:
-            about = describe(asked["artifact"])  # noqa: F821  # of app_artifact.py, which stands before this
-            asked["images"] = about["images"]
-        except ArtifactError as error:  # noqa: F821  # the same
-            about = {"problem": str(error)}
+        about = carried(asked["artifact"])
+        asked["images"] = about.get("images", [])
     same = digest(asked["config"]) == asked["configuration"]
     found = {
         "python": platform.python_version(),
