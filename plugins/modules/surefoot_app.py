@@ -154,7 +154,8 @@ LINES_OF_THE_JOURNAL = 15
 
 def view(apps):
     """What a person wants to know of the apps there."""
-    there = sorted(path.parent.name for path in apps.folder.glob("*/complete"))
+    folders = (path.parent for path in apps.folder.glob("*/complete"))
+    there = sorted(path.name for path in folders if not path.is_symlink())  # `current` is one of them by another name
     return {"current": apps.current, "before": apps.before, "there": there}
 
 
