@@ -24,7 +24,7 @@ def device(controller: Controller) -> Path:
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
-        ({"inference_app_prot": 1}, "no variable of inference_app is named inference_app_prot"),
+        ({"inference_app_prot": 1}, "no variable is named inference_app_prot (did you mean inference_app_"),
         ({"inference_app_http_host": "0.0.0.0"}, "must be a loopback address; found 0.0.0.0"),
         ({"inference_app_engine": "podman"}, "value of inference_app_engine must be one of: docker, systemd, launchd"),
         ({"inference_app_http_port": "http"}, "inference_app_http_port"),

@@ -83,7 +83,7 @@ def test_no_known_name_is_found_by_any_role_alone_or_by_all() -> None:
     "name",
     [
         # An operator's own, some with the plain word of a role in front.
-        "base_url", "base_domain", "base_dir", "basement_floor", "watchdogs", "telemetry", "jetson_rack", "macos_owner",
+        "base_url", "base_domain", "base_dir", "basement_floor", "watchdogs", "telemetry", "jetson_rack", "macos_rack",
         "python_version", "maintenance_window", "credentials", "site", "region", "app_version", "reset", "status",
         "model_name", "models", "docker_users", "docker_data_root", "ntp_servers", "time_servers", "http_port",
         "surefooted", "surefoot", "vault_gateway_token", "prometheus_port", "node_exporter_version",
