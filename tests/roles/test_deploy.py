@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import urllib3
 
+from surefoot import __version__
 from tests.conftest import Repository
 from tests.roles.controller import Controller, Played
 
@@ -233,12 +234,15 @@ def test_the_status_names_devices_that_cannot_be_reached_or_have_nothing(
     fleet = {each["device"]: each for each in json.loads(report.read_text())["devices"]}
     assert fleet["good"]["ready"] is True
     assert fleet["good"]["problem"] is None
+    assert (fleet["good"]["app"], fleet["good"]["root"]) == (__version__, "writable")
+    assert (fleet["away"]["app"], fleet["away"]["root"]) == (None, None)
     assert fleet["good"]["models"][0]["active"]["version"] == "1.0.0"
     assert "cannot read the configuration" in fleet["new"]["problem"]
     assert fleet["away"]["reachable"] is False
     assert fleet["away"]["problem"].startswith("unreachable: ")
     lines = table(shown)
     assert lines["good"][:3] == ["yes", MODEL, "1.0.0"]
+    assert lines["good"][6:8] == [__version__, "writable"]
     assert lines["new"][0] == "no"
     assert "unreachable:" in lines["away"]
 
