@@ -14,4 +14,4 @@ done
 for name in $units; do
   [ ! -e "/etc/systemd/system/$name.service" ] || there="$there $name"
 done
-printf '%s\n' "active=$active" "missing=$missing" "lacking=$lacking" "units=$there"
+printf '%s\n' "active=${active# }" "missing=${missing# }" "lacking=${lacking# }" "units=${there# }"
