@@ -341,15 +341,15 @@ class Surefoot:
 def bring(module, surefoot, result):
     """Read, plan, apply unless in check mode, read back. Fills ``result``; raises CommandError or PlanError."""
     options = module.params
-    if shutil.which(options["executable"]) is None:
+    # A first deploy in check mode: app and configuration are not there yet, since nothing was written.
+    blank = module.check_mode and not Path(options["config"]).exists()
+    if not blank and shutil.which(options["executable"]) is None:
         raise PlanError(
             "surefoot cannot be run on the device",
             found=f"no command {options['executable']}",
             expected="the surefoot command of the app",
             hint="deploy the app first (role surefoot.edge.inference_app), or set executable",
         )
-    # A first deploy in check mode: the configuration is not there yet, since nothing was written.
-    blank = module.check_mode and not Path(options["config"]).exists()
     status = dict(NOTHING) if blank else surefoot.status()
     result["state_after"] = status
     result["before"] = view(status)
