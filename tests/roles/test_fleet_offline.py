@@ -69,7 +69,7 @@ def test_a_new_device_is_provisioned_and_serves_from_the_kit_with_the_network_un
     try:
         assert fleet.run("box-1", "ip route show default") == ""
         assert fleet.run("box-1", "command -v docker || echo none") == "none"
-        assert fleet.run("box-1", "apt-get update 2>&1 || echo failed").endswith("failed")
+        assert fleet.run("box-1", "apt-get update --error-on=any 2>&1 || echo failed").endswith("failed")
         for playbook in ("provision", "deploy"):
             foretold = fleet.good(playbook, "--check", "--diff")
             assert fleet.good(playbook).changes == foretold.changes != set()
