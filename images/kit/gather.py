@@ -1,7 +1,8 @@
 """Gathers an offline kit: `make offline-kit PLATFORM=… REPOSITORY=… KEYS=…`.
 
-One folder for a USB stick: the image (or the macOS bundle), the Debian packages that provisioning needs, the published
-releases, and kit.json, the signed list of all of it. Gathered under a temporary name; what was interrupted is no kit.
+One folder for a USB stick: the image (or the macOS bundle), the Linux bundles where they were built, the Debian
+packages that provisioning needs, the published releases, and kit.json, the signed list of all of it. Gathered under a
+temporary name; what was interrupted is no kit.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def payload(platform: str, dist: Path) -> list[Path]:
         if not built[0].exists():
             raise Problem(f"{built[0].name} is not in {dist}\n  what to do: make bundle-macos")
     else:
-        built = need_archives(platform, dist)
+        bundles = (dist / f"surefoot-{__version__}-linux-{each}.tar.gz" for each in DEBIAN.get(platform, ()))
+        built = [*need_archives(platform, dist), *(path for path in bundles if path.exists())]
     stems = [path.name.removesuffix(".docker.tar").removesuffix(".tar.gz") for path in built]
     return sorted({path for stem in stems for path in dist.glob(f"{stem}.*") if path.is_file()})
 
