@@ -6,6 +6,7 @@ Not verified on a Mac.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +23,27 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle for this machine, with a Mac's installer and without runtimes."""
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles for this machine, with a Mac's installer and without runtimes."""
     folder = tmp_path_factory.mktemp("bundle")
     runtimes = {"onnxruntime", "ai-edge-litert", "ml-dtypes", "protobuf"}
     lock = (ROOT / "requirements" / "device.lock").read_text()
     pins = [str(pin) for name, pin in read_lock(lock, HERE).items() if name not in runtimes]
     (folder / "lock").write_text("".join(pins))
     cache = ROOT / "build" / "wheels" / "here-lean"
-    made, _ = bundle.build(HERE, folder / "lock", cache, folder, app="surefoot", inside=INSIDE)
-    return made
+    other = folder / "inside"
+    shutil.copytree(INSIDE, other)
+    (other / "README.txt").write_text("another bundle\n")
+    made = [
+        bundle.build(HERE, folder / "lock", cache, folder / name, app="surefoot", inside=inside)[0]
+        for name, inside in (("first", INSIDE), ("second", other))
+    ]
+    return made[0], made[1]
+
+
+@pytest.fixture
+def archive(archives: tuple[Path, Path]) -> Path:
+    return archives[0]
 
 
 @pytest.fixture
@@ -90,10 +102,36 @@ def test_a_bundle_is_installed_configured_and_removed_each_once(mac: Mac, contro
     assert changes(mac) == ["kickstart"]
     assert "queue_depth = 32" in (mac.data / "surefoot.toml").read_text()
 
-    assert "Let the bundle uninstall itself" in good(play(controller, entry="remove")).changed
+    foretold = good(play(controller, "--check", entry="remove"))
+    removed = good(play(controller, entry="remove"))
+    assert "Let the bundle uninstall itself" in removed.changed
+    assert removed.changed == foretold.changed
     assert not mac.app.exists()
     assert (mac.data / "surefoot.toml").exists()
     assert good(play(controller, entry="remove")).changed == []
+
+
+def test_another_bundle_serves_and_the_one_before_comes_back_with_its_data_even_after_a_removal(
+    mac: Mac, controller: Controller, archives: tuple[Path, Path]
+) -> None:
+    first, second = map(str, archives)
+
+    def now() -> Path:
+        return (mac.app / "current").resolve()
+
+    good(play(controller))
+    before = now()
+    for step, wanted in enumerate((second, first)):
+        foretold = good(play(controller, "--check", inference_app_bundle=wanted))
+        assert (now() == before) == (step == 0)
+        played = good(play(controller, inference_app_bundle=wanted))
+        assert "Let the bundle install itself" in played.changed
+        assert played.changed == foretold.changed
+        assert (now() == before) == (step == 1)
+        assert good(play(controller, inference_app_bundle=wanted)).changed == []
+    good(play(controller, entry="remove"))
+    assert "Let the bundle install itself" in good(play(controller)).changed
+    assert good(play(controller)).changed == []
 
 
 def test_a_bundle_for_another_machine_is_refused_before_it_is_copied(

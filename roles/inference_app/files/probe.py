@@ -153,9 +153,9 @@ def linked(link):
         return None
 
 
-def gateway(run_dir):
-    """Version and life of the app whose gateway answers here, or nothing."""
-    status, about = answer(UnixHTTP(f"{run_dir}/http.sock"), "/v2")
+def gateway(path):
+    """Version and life of the app whose gateway answers at this socket, or nothing."""
+    status, about = answer(UnixHTTP(path), "/v2")
     return {"version": about["version"], "live": True} if status == 200 else None
 
 
@@ -216,7 +216,7 @@ def managed(asked):
             "systemctl", "show", "surefoot.service", "--property=ActiveState,MainPID,UnitFileState"
         ).splitlines()
     )
-    running = gateway(asked["run_dir"])
+    running = gateway(f"{asked['run_dir']}/http.sock")
     engine = docker(asked["images"]) if asked["engine"] == "docker" else None
     pid = int(unit.get("MainPID", 0))
     if asked["engine"] == "docker":
@@ -246,7 +246,9 @@ def managed(asked):
 def launchd(asked):
     """The engine `launchd`. What its installer leaves: see images/macos/inside."""
     root = Path(asked["launchd_root"])
-    running = gateway(asked["run_dir"])
+    # Below a home, the run directory's path may be too long for a socket; the app says where it put it.
+    endpoint = json.loads(content(f"{asked['run_dir']}/endpoint.json") or "{}")
+    running = gateway(endpoint.get("http_socket") or f"{asked['run_dir']}/http.sock")
     if running:
         pid_and_app = content(f"{asked['run_dir']}/started").split()
         running.update(app=pid_and_app[-1] if pid_and_app else None, url=None)
