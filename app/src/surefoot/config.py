@@ -70,11 +70,31 @@ class Runtime(Section, frozen=True, kw_only=True):
     load_timeout_s: Seconds = 120.0
 
 
+class Gate(Section, frozen=True, kw_only=True):
+    """How long a gate may take, and wait, before it puts a release off."""
+
+    most_seconds: Seconds = 1800.0  # for timing
+    cool_wait_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0  # until the device is cool enough, in all
+    exclusive_gap_s: Annotated[float, Meta(ge=0, le=600)] = 2.0  # between two processes that need one accelerator
+
+
 class Trust(Section, frozen=True, kw_only=True):
     """``clock``: ``auto`` asks the kernel whether time is synchronised; the others say so by decision."""
 
     clock: Literal["auto", "trusted", "untrusted"] = "auto"
-    fetch_timeout_s: Seconds = 30.0
+
+
+class Fetch(Section, frozen=True, kw_only=True):
+    """How bytes come from a repository on the network."""
+
+    timeout_s: Seconds = 30.0  # silence for so long, or less than min_bytes_s over so long, ends a try
+    min_bytes_s: Annotated[int, Meta(ge=1, le=1 << 40)] = 1024  # so that what drips comes to an end
+    most_bytes_s: Bytes = 0  # 0: as fast as the line is
+    retries: Annotated[int, Meta(ge=0, le=100)] = 5  # after failures in a row; what makes progress starts anew
+    most_wait_s: Seconds = 300.0  # before one try; a server that asks for more is left for this time
+    # Empty: what HTTPS_PROXY and NO_PROXY say. "direct": none. A password may stand in HTTPS_PROXY only.
+    proxy: Annotated[str, Meta(pattern=r"^(|direct|https?://[^\s/@]+/?)\Z")] = ""
+    ca_file: str = ""  # certificates (PEM) to believe beside the system's; relative to the file
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -85,10 +105,12 @@ class Config(Section, frozen=True, kw_only=True):
     device_class: str = ""  # empty: generic-<architecture>
     runtimes: Annotated[tuple[str, ...], Meta(min_length=1)] = ("onnxruntime", "tflite")  # in order of preference
     gateway: Gateway = Gateway()
+    gate: Gate = Gate()
     trial: Trial = Trial()
     storage: Storage = Storage()
     runtime: Runtime = Runtime()
     trust: Trust = Trust()
+    fetch: Fetch = Fetch()
 
     @property
     def models_dir(self) -> Path:
@@ -133,11 +155,13 @@ def load(path: Path | None = None) -> Config:
     except (msgspec.DecodeError, UnicodeDecodeError, DeviceUnable) as error:
         raise BadRequest(f"the configuration {path} is not valid", found=str(error)) from error
     base = path.parent.resolve()
+    ca_file = str(base / config.fetch.ca_file) if config.fetch.ca_file else ""
     return msgspec.structs.replace(
         config,
         data_dir=base / config.data_dir,
         run_dir=base / config.run_dir,
         device_class=config.device_class or default_device_class(),
+        fetch=msgspec.structs.replace(config.fetch, ca_file=ca_file),
     )
 
 

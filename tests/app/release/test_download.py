@@ -15,8 +15,9 @@ from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
 from surefoot.release import download as downloading
 from surefoot.release.download import download
 from surefoot.release.metadata import stored_path, target_path
-from surefoot.release.source import FileSource, open_source
+from surefoot.release.source import FileSource
 from tests.app.release.publishing import NAME, Cut, CuttingDisk, files_of
+from tests.app.release.reaching import reach
 from tests.app.release.webserver import Fault
 
 MODEL = os.urandom(300_000)
@@ -41,7 +42,7 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def fetch(web, trusted, inbox: Path, **more) -> Path:
-    return download(open_source(web.url, 5), trusted, TARGET, inbox, more.pop("disk", Disk()), **more)
+    return download(reach(web.url), trusted, TARGET, inbox, more.pop("disk", Disk()), **more)
 
 
 def damage(web, stored: str, data: bytes) -> None:
@@ -59,7 +60,7 @@ def test_a_download_is_what_was_signed(web, trusted, inbox):
 
 def test_the_whole_way_over_the_web(publisher, store, web, inbox):
     release = publisher.publish("1.0.0", MODEL)
-    source = open_source(web.url, 5)
+    source = reach(web.url)
     trusted = store.refresh(source)
     for file in release.kinds():
         path = download(source, trusted, target_path(NAME, "1.0.0", file), inbox, Disk())
@@ -86,7 +87,7 @@ def test_what_is_there_and_wrong_is_fetched_again(web, trusted, inbox, stored):
 
 
 def test_a_truncated_download_keeps_its_part_and_goes_on_from_it(web, trusted, inbox, stored):
-    web.fail(stored, Fault(cut=100_000), Fault(cut=0))
+    web.fail(stored, Fault(cut=100_000), *(Fault(cut=0) for _ in range(5)))
     with pytest.raises(TransportFailed):
         fetch(web, trusted, inbox)
     assert not (inbox / "model.onnx").exists()
@@ -169,7 +170,7 @@ def test_no_space_is_found_out_before_a_byte_is_fetched(web, trusted, inbox, sto
 
 def test_what_the_metadata_does_not_name_is_not_fetched(web, trusted, inbox):
     with pytest.raises(UntrustedRelease, match=r"has no tiny/1\.0\.0/other"):
-        download(open_source(web.url, 5), trusted, target_path(NAME, "1.0.0", "other"), inbox, Disk())
+        download(reach(web.url), trusted, target_path(NAME, "1.0.0", "other"), inbox, Disk())
     assert [path for path, _ in web.requests if path.startswith("targets")] == []
 
 

@@ -18,6 +18,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     ``cut``: send so many bytes of what was promised, then drop the line. ``status``: answer that instead.
     ``location``: redirect there. ``whole``: ignore the range. ``start``: claim a range from there. ``body``: send that
     in place of the file. ``endless``: never stop sending. ``hang``: wait for the server's end before answering.
+    ``headers``: more of them, or instead. ``unconditional``: heed no If-Range.
     """
 
     cut: int | None = None
@@ -28,6 +29,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
     endless: bool = False
     hang: bool = False
+    headers: dict[str, str] = {}
+    unconditional: bool = False
 
 
 class WebServer:
@@ -38,6 +41,7 @@ class WebServer:
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[tuple[str, str | None]] = []  # path, Range
         self.etags = True
+        self.tag: Callable[[bytes], str] = lambda data: f'"{hash(data):x}"'
         self.change: Callable[[str], None] = lambda path: None  # called before each answer
         self.ended = threading.Event()
         outer = self
@@ -47,7 +51,7 @@ class WebServer:
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, path: str, *faults: Fault) -> None:
@@ -91,7 +95,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault.status or fault.location:
-            self._head(fault.status or 302, 0, {"Location": fault.location} if fault.location else {})
+            where = {"Location": fault.location} if fault.location else {}
+            self._head(fault.status or 302, 0, {**where, **fault.headers})
             return
         file = self.world.folder / path
         if fault.body is None and not file.is_file():
@@ -101,10 +106,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.endless:
             self._pour()
             return
-        tag = f'"{hash(data):x}"'
+        tag = self.world.tag(data)
         headers = {"ETag": tag, "Accept-Ranges": "bytes"} if self.world.etags else {}
+        headers |= fault.headers
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        condition = self.headers.get("If-Range")
+        condition = None if fault.unconditional else self.headers.get("If-Range")
         status = 200
         if match and not fault.whole and condition in {None, tag}:
             start = int(match[1])
@@ -129,7 +135,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
+        self.send_response_only(status)
+        if "Date" not in headers:
+            self.send_header("Date", self.date_time_string())
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(length))

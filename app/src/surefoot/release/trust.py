@@ -133,7 +133,7 @@ class TrustStore:
             DeviceUnable: no root was pinned, or the disk cannot be written.
         """
         with self._locked():
-            reading = judge(clock, self._clock.now(), self._clock.synchronised(), self.floor())
+            reading = self.reading(clock)
             rules = self._kept_roots(reading.reference)
 
             def accept(role: Role, signed: Signed, data: bytes) -> None:
@@ -164,8 +164,12 @@ class TrustStore:
                     rules.update_timestamp(self._read("timestamp", version))
                     rules.update_snapshot(self._read("snapshot", rules.timestamp.snapshot_meta.version))
                     rules.update_targets(self._read("targets", rules.snapshot.meta["targets.json"].version))
-                    return Trusted(rules, judge(clock, self._clock.now(), self._clock.synchronised(), self.floor()))
+                    return Trusted(rules, self.reading(clock))
         return None
+
+    def reading(self, clock: Mode) -> Reading:
+        """What time it is, and whether that is believed."""
+        return judge(clock, self._clock.now(), self._clock.synchronised(), self.floor())
 
     def floor(self) -> datetime:
         """A moment that has surely passed: the newest of build time and the signed issue time of what was accepted."""

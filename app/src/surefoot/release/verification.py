@@ -243,9 +243,9 @@ class Inspector:
 
     def _check_target(self, target: TargetFile, stored: str) -> None:
         digest, length = hashlib.sha256(), 0
-        for chunk in FileSource(self.repository).stream(stored, 0):
-            digest.update(chunk)
-            length += len(chunk)
+        for piece in FileSource(self.repository).stream(stored):
+            digest.update(piece.data)
+            length += len(piece.data)
         if (digest.hexdigest(), length) != (sha256_of(target), target.length):
             raise UntrustedRelease(
                 f"{stored} is not what was signed",

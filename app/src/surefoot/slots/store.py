@@ -20,7 +20,7 @@ from surefoot.slots.layout import NAME, Layout
 from surefoot.slots.operation import Operation
 from surefoot.slots.recovery import Recoverer, Recovery
 from surefoot.slots.returning import Returner
-from surefoot.slots.state import Event, ReleaseRef, Slot, State
+from surefoot.slots.state import SLOTS, Event, ReleaseRef, Slot, State
 from surefoot.slots.status import SlotHealth
 from surefoot.slots.table import Change
 
@@ -123,6 +123,11 @@ class Store:
     def where(self, release: ReleaseRef) -> str | None:
         """What holds a confirmed release: ``a``, ``b``, ``archive``, or nothing here."""
         return self._journal.archive.where(self.read(), release)
+
+    def directories(self) -> list[Path]:
+        """Where releases lie here, in slots and archive; what is in them is not checked."""
+        slots = [self._layout.slot(slot) for slot in SLOTS]
+        return [path for path in (*slots, *(entry.path for entry in self._journal.archive.entries())) if path.is_dir()]
 
     def verify(self) -> list[SlotHealth]:
         """Every byte of the slots and the archive read again and compared with manifest and record."""

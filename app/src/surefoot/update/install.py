@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from surefoot import __version__
 from surefoot.config import Config
-from surefoot.durable import Disk, read_bounded
-from surefoot.errors import DeviceUnable, UntrustedRelease
+from surefoot.durable import Disk, hash_file, read_bounded
+from surefoot.errors import DeviceUnable, SurefootError, UntrustedRelease
 from surefoot.release import manifest as manifests
-from surefoot.release.download import PART_SUFFIX, download
+from surefoot.release.download import PART_SUFFIX, download, reserve
+from surefoot.release.location import open_source
 from surefoot.release.manifest import Manifest, Variant
-from surefoot.release.source import Source, open_source
+from surefoot.release.source import Source
 from surefoot.release.trust import Trusted, TrustStore
 from surefoot.serving.proving import Proof, prove
 from surefoot.slots.state import Slot
 from surefoot.slots.store import Store
+from surefoot.update.patience import Patience
 
 MOST_ROOT_BYTES = 512 * 1024
 Tell = Callable[[str], None]
@@ -79,7 +82,7 @@ def plan(config: Config, name: str, version: str, repository: str, root: Path | 
         if config.trust_dir.is_dir():
             shutil.copytree(config.trust_dir, copy.trust_dir)
         trusted, source = _believe(copy, repository, root)
-        candidate = _candidate(copy, name, version, trusted, source)
+        candidate = _candidate(copy, store, name, version, trusted, source)
     held = store.admit(candidate.manifest, candidate.digest)
     return Plan(
         name=name,
@@ -117,7 +120,7 @@ def install(
         try:
             trusted, source = _believe(config, repository, root)
             tell(f"trust: metadata verified, freshness {trusted.freshness}")
-            candidate = _candidate(config, name, version, trusted, source)
+            candidate = _candidate(config, store, name, version, trusted, source)
             manifest, variant = candidate.manifest, candidate.variant
             tell(f"release: {name} {manifest.version} ({candidate.digest[:12]}), variant {variant.id}")
             held = store.admit(manifest, candidate.digest)
@@ -141,15 +144,54 @@ def _fetch(
     manifest = candidate.manifest
     inbox = _inbox(config, manifest.name, manifest.version)
     wanted = (candidate.variant.artifact, manifest.golden.file, manifest.card.file)
+    _take_over(inbox, wanted)
     # Once in the inbox, where an earlier try may have left some of it, and once in the slot.
-    store.check_room(2 * sum(file.length_bytes for file in wanted) - _fetched_bytes(inbox, wanted))
+    missing_bytes = sum(file.length_bytes for file in wanted) - _fetched_bytes(inbox, wanted)
+    store.check_room(missing_bytes + sum(file.length_bytes for file in wanted))
+    reserve_bytes = config.storage.reserve_bytes
+    reserve(inbox, missing_bytes + reserve_bytes, f"{manifest.name} {manifest.version}")
+    patience = _patience(config, manifest.name, trusted)
     files = {manifests.FILE_NAME: inbox / manifests.FILE_NAME}
     for file in wanted:
         tell(f"fetch: {file.name}, {file.length_bytes:,} bytes")
         target = f"{manifest.name}/{manifest.version}/{file.name}"
         _agree(trusted, target, file)
-        files[file.name] = download(source, trusted, target, inbox, Disk(), reserve_bytes=config.storage.reserve_bytes)
+        with patience.trying(target, file.sha256):
+            files[file.name] = download(
+                source, trusted, target, inbox, Disk(), reserve_bytes=reserve_bytes, copies=_copies(store, file)
+            )
+    patience.clear()
     return files
+
+
+def _take_over(inbox: Path, wanted: tuple[manifests.File, ...]) -> None:
+    """Whole files that this release shares with one that was never finished come along; the rest of that one goes."""
+    disk = Disk()
+    for other in (path for path in inbox.parent.iterdir() if path != inbox):
+        for file in wanted:
+            here, there = inbox / file.name, other / file.name
+            if not here.exists() and there.is_file() and hash_file(there) == (file.sha256, file.length_bytes):
+                disk.move_file(there, here)
+        disk.remove_directory(other)
+
+
+def _copies(store: Store, file: manifests.File) -> Iterator[Path]:
+    """Files in slots and archive that their manifests say are this one."""
+    for directory in store.directories():
+        with contextlib.suppress(OSError, SurefootError):
+            held = manifests.decode(read_bounded(directory / manifests.FILE_NAME, manifests.MOST_MANIFEST_BYTES))
+            for each in held.files():
+                if each.sha256 == file.sha256:
+                    yield directory / each.name
+
+
+def _patience(config: Config, name: str, trusted: Trusted) -> Patience:
+    return Patience(waiting_path(config, name), Disk(), trusted.timestamp_version)
+
+
+def waiting_path(config: Config, name: str) -> Path:
+    """What is remembered of fetches that failed. No model's inbox has such a name."""
+    return config.inbox_dir / f"{name}.waiting"
 
 
 def _inbox(config: Config, name: str, version: str) -> Path:
@@ -186,11 +228,12 @@ def _believe(config: Config, repository: str, root: Path | None) -> tuple[Truste
                 found=str(error.strerror),
                 hint="name the publisher's 1.root.json, or leave --root out on a device that has one",
             ) from error
-    source = open_source(repository, config.trust.fetch_timeout_s)
+    dates = trust.reading(config.trust.clock).trusted
+    source = open_source(repository, config.fetch, check_dates=dates)
     return trust.refresh(source, config.trust.clock), source
 
 
-def _candidate(config: Config, name: str, version: str, trusted: Trusted, source: Source) -> Candidate:
+def _candidate(config: Config, store: Store, name: str, version: str, trusted: Trusted, source: Source) -> Candidate:
     versions = trusted.versions(name)
     wanted = versions[-1] if version == "latest" and versions else version
     if wanted not in versions:
@@ -199,11 +242,15 @@ def _candidate(config: Config, name: str, version: str, trusted: Trusted, source
             found=", ".join(versions) or "no release of that model",
             hint="publish it, or ask for one of those",
         )
+    digest = trusted.manifest_digest(name, wanted)
+    store.admit_version(wanted, digest)  # what is refused is not fetched
     inbox = _inbox(config, name, wanted)
-    if not inbox.is_dir():
-        _empty_inbox(config, name)  # of another version that was never finished
     Disk().make_directory(inbox)
-    path = download(source, trusted, f"{name}/{wanted}/{manifests.FILE_NAME}", inbox, Disk())
+    target = f"{name}/{wanted}/{manifests.FILE_NAME}"
+    held = (directory / manifests.FILE_NAME for directory in store.directories())
+    held = (path for path in held if path.is_file() and hash_file(path)[0] == digest)
+    with _patience(config, name, trusted).trying(target, digest):
+        path = download(source, trusted, target, inbox, Disk(), copies=held)
     data = read_bounded(path, manifests.MOST_MANIFEST_BYTES)
     manifest = manifests.decode(data)
     if (manifest.name, manifest.version) != (name, wanted):

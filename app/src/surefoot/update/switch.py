@@ -13,7 +13,7 @@ from surefoot.serving.admin import AdminClient, NotRunning, SwapReport
 from surefoot.slots.state import Slot, State
 from surefoot.slots.store import Store
 from surefoot.slots.table import step_back
-from surefoot.update.install import open_store
+from surefoot.update.install import open_store, waiting_path
 
 POLL_S = 0.1
 
@@ -150,6 +150,7 @@ def remove(config: Config, name: str) -> bool:
     store = open_store(config, name)
     with store.operation("remove"):
         Disk().remove_directory(config.models_dir / name)
+        Disk().remove(waiting_path(config, name))
     _swap(config, name)
     return True
 
