@@ -83,6 +83,7 @@ class Line:
         self._ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
 
     @property
@@ -102,12 +103,7 @@ class Line:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive()
+        _end(self._listener, self._clients, self._threads)
 
     def _accept(self) -> None:
         while True:
@@ -116,6 +112,7 @@ class Line:
             except OSError:
                 return
             client.settimeout(10)
+            self._clients.append(client)
             fault = self.faults.pop(0) if self.faults else self.always or Fault()
             self.passed.append(Passed())
             thread = threading.Thread(target=self._serve, args=(client, fault, self.passed[-1]), daemon=True)
@@ -175,6 +172,17 @@ class Line:
         return True
 
 
+def _end(listener: socket.socket, clients: list[socket.socket], threads: list[threading.Thread]) -> None:
+    """Nobody new, and nobody who is still here: a client may keep its connection for as long as it likes."""
+    for each in (listener, *clients):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def _pieces(data: bytes, at: int, fault: Fault) -> list[tuple[int, bytes]]:
     """``data``, which begins at ``at`` in the answer, split where a fault begins, and to bytes where it drips."""
     ends = {
@@ -221,6 +229,7 @@ class Tunnel:
         self.asked: list[str] = []  # the first line of each request
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Tunnel:  # noqa: PYI034  Self is not in Python 3.10
@@ -230,11 +239,7 @@ class Tunnel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
+        _end(self._listener, self._clients, self._threads)
 
     def _accept(self) -> None:
         while True:
@@ -243,6 +248,7 @@ class Tunnel:
             except OSError:
                 return
             client.settimeout(10)
+            self._clients.append(client)
             self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
             self._threads[-1].start()
 

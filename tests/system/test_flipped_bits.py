@@ -62,6 +62,13 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files_of(folder)}
 
 
+def forget(device) -> None:
+    """A device that has accepted no newer metadata has to read every file of it again."""
+    for kept in (device.folder / "trust").glob("*"):
+        if kept.is_file() and not kept.name.endswith("root.json"):
+            kept.unlink()
+
+
 @pytest.fixture
 def seed(request) -> int:
     chosen = random.SystemRandom().randrange(1 << 32)
@@ -72,25 +79,23 @@ def seed(request) -> int:
 def test_each_flipped_bit_that_a_deploy_reads_refuses_it_and_v1_goes_on(
     device_with_v1, make_device, signed_repository, tmp_path, seed
 ):
-    """The twin has fetched nothing yet, so its v2 deploy shows every file that such a deploy reads."""
+    """The twin holds v1 too, so its v2 deploy shows every file that such a deploy reads: what both share is not."""
     device, where = device_with_v1, random.Random(seed)
     with served(signed_repository.path) as (url, asked):
         twin = make_device("twin")
-        twin.json("model", "install", MODEL, "--version", "2.0.0", "--repository", url,
-                  "--root", str(signed_repository.root))  # fmt: skip
+        twin.install("1.0.0", signed_repository)
+        forget(twin)
+        twin.json("model", "install", MODEL, "--version", "2.0.0", "--repository", url)
         read = sorted(asked)
     assert any(name.endswith("model.onnx") for name in read), read
     assert "metadata/timestamp.json" in read
     image = str(next(SAMPLES.glob("*.png")))
     active = device.folder / "models" / MODEL / device.model_status["active"]["slot"]
-    content, trust = bytes_of(active), device.folder / "trust"
+    content = bytes_of(active)
     for name in read:
         damaged = signed_repository.copy_to(tmp_path / "damaged" / name.replace("/", "_"))
         bit = flip(damaged.path / name, where)
-        # A device that has accepted no newer metadata has to read every file again.
-        for kept in trust.glob("*"):
-            if kept.is_file() and not kept.name.endswith("root.json"):
-                kept.unlink()
+        forget(device)
         error = device.json("model", "install", MODEL, "--version", "2.0.0", "--repository", str(damaged.path),
                             status=3)  # fmt: skip
         assert error["error"] == "UntrustedRelease", (name, bit, error)

@@ -292,7 +292,7 @@ def test_a_redirect_elsewhere_is_not_followed(web, target):
 
 
 def test_https_is_never_left_by_a_redirect():
-    """The rule alone; over a real line in test_fetching_secured."""
+    """The rule alone."""
     with pytest.raises(TransportFailed, match="where we do not follow"):
         over_web.redirected("https://example.org/a", "http://example.org/a")
     assert over_web.redirected("http://example.org/a", "https://example.org/b") == "https://example.org/b"
