@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.app.slots import kit
+from tests.crash import disks
 from tests.crash.cuts import FastDisk
+from tests.crash.powercuts import Bench
 
 MEMORY = Path("/dev/shm")
 Releases = dict[str, kit.Release]
@@ -48,3 +50,13 @@ def device(scratch: Path, releases: Releases) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def bench(needs: Callable[[bool, str], None], scratch: Path, tmp_path: Path) -> Iterator[Bench]:
+    """Where power cuts on a real ext4 are made."""
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk that records")
+    (scratch / "bench").mkdir()
+    made = Bench(scratch / "bench", tmp_path, int(os.environ.get("SUREFOOT_SEED", "20250601")))
+    yield made
+    made.close()

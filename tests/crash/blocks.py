@@ -1,0 +1,156 @@
+"""What a disk may hold after a power cut, from the record of what was written to it. Pure.
+
+What came before a flush is there. Of what came after the last one any part may be, in any order; writes of the same
+block keep theirs. A block of 4 KiB may be torn: each of its sectors of 512 bytes arrived or did not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.crash.recorder import FLUSH, HEAD
+
+BLOCK_BYTES, SECTOR_BYTES = 4096, 512
+ZEROS = bytes(BLOCK_BYTES)
+TORN = 0.15  # the share of the last writes that are torn; the rest arrive or do not, as a coin falls
+
+Blocks = dict[int, bytes]  # by number; those of zeros alone are left out
+
+
+class Entry(NamedTuple):
+    """A write of part of one block, or a flush, which has no data. ``end``: how long the record was after it."""
+
+    end: int
+    number: int = 0
+    at: int = 0
+    data: bytes = b""
+
+    @property
+    def is_flush(self) -> bool:
+        """Whether all before it is safe."""
+        return not self.data
+
+
+class Image(NamedTuple):
+    """A disk after a cut. ``marks``: how many had been made, at most. ``digest``: of its content."""
+
+    marks: int
+    blocks: Blocks
+    digest: int
+    what: str
+
+
+def read_log(log: bytes) -> list[Entry]:
+    """The record, long writes split into blocks: they do not arrive as one either."""
+    entries: list[Entry] = []
+    place = 0
+    while place < len(log):
+        kind, offset, length = HEAD.unpack_from(log, place)
+        data = log[place + HEAD.size : place + HEAD.size + length]
+        place += HEAD.size + length
+        if kind == FLUSH:
+            entries.append(Entry(place))
+        while data:
+            number, at = divmod(offset, BLOCK_BYTES)
+            part = data[: BLOCK_BYTES - at]
+            entries.append(Entry(place, number, at, part))
+            data, offset = data[len(part) :], offset + len(part)
+    return entries
+
+
+class Cutter:
+    """Images of one record.
+
+    Args:
+        base: the disk when the record began.
+        entries: the record.
+        chance: decides what arrived.
+        marks: how long the record was when something was acknowledged. No cut falls before the first.
+    """
+
+    def __init__(self, base: Blocks, entries: list[Entry], chance: random.Random, marks: list[int]) -> None:
+        self._base, self._chance, self._marks = base, chance, marks
+        self._windows: list[list[Entry]] = [[]]  # writes that no flush parts, each but the last with its flush
+        for entry in entries:
+            self._windows[-1].append(entry)
+            if entry.is_flush:
+                self._windows.append([])
+
+    @property
+    def flushes(self) -> int:
+        """How many flushes the operation waited for."""
+        return sum(window[-1].end > self._marks[0] for window in self._windows[:-1])
+
+    def images(self, most: int) -> Iterator[Image]:
+        """Distinct images: the one of each flush, then others until there are ``most`` or no more are found."""
+        seen: set[tuple[int, int]] = set()
+        each = 0
+        while True:
+            before = len(seen)
+            for image in self._pass(each, seen):
+                yield image
+                if each and len(seen) >= most:
+                    return
+            if len(seen) >= most or (each and len(seen) == before):
+                return
+            each = max(1, 2 * each, (most - len(seen)) // max(1, self.flushes))
+
+    def _pass(self, each: int, seen: set[tuple[int, int]]) -> Iterator[Image]:
+        disk, digest, flushed = dict(self._base), 0, 0
+        for window in self._windows:
+            writes = [entry for entry in window if not entry.is_flush]
+            end = writes[-1].end if writes else flushed  # later, the flush at the window's end may have been done
+            if end >= self._marks[0]:
+                marks = bisect_right(self._marks, end)
+                if (digest, marks) not in seen:
+                    seen.add((digest, marks))
+                    yield Image(marks, dict(disk), digest, f"nothing since the flush at {flushed}")
+                found = 0
+                for _ in range(4 * each if writes else 0):
+                    image = self._some(disk, digest, writes)._replace(marks=marks)
+                    if (image.digest, marks) not in seen:
+                        seen.add((image.digest, marks))
+                        yield image
+                        found += 1
+                        if found == each:
+                            break
+            digest = apply(disk, digest, writes)
+            flushed = window[-1].end if window else flushed
+
+    def _some(self, disk: Blocks, digest: int, writes: list[Entry]) -> Image:
+        last = self._chance.randrange(len(writes)) + 1
+        arrived: list[Entry] = []
+        torn = 0
+        for entry in writes[:last]:
+            if self._chance.random() < TORN:
+                torn += 1
+                arrived += [one for one in _sectors(entry) if self._chance.random() < 0.5]
+            elif self._chance.random() < 0.5:
+                arrived.append(entry)
+        blocks = dict(disk)
+        digest = apply(blocks, digest, arrived)
+        return Image(0, blocks, digest, f"part of {last} blocks written before {writes[last - 1].end}, {torn} torn")
+
+
+def _sectors(entry: Entry) -> Iterator[Entry]:
+    for at in range(0, len(entry.data), SECTOR_BYTES):
+        yield entry._replace(at=entry.at + at, data=entry.data[at : at + SECTOR_BYTES])
+
+
+def apply(blocks: Blocks, digest: int, writes: list[Entry]) -> int:
+    """Write into ``blocks``. Returns the digest of what they hold then: the same content has the same."""
+    for entry in writes:
+        old = blocks.get(entry.number, ZEROS)
+        new = old[: entry.at] + entry.data + old[entry.at + len(entry.data) :]
+        if new != old:
+            blocks[entry.number] = new
+            digest ^= _digest(entry.number, old) ^ _digest(entry.number, new)
+    return digest
+
+
+def _digest(number: int, data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=16, salt=number.to_bytes(16, "big")).digest(), "big")
