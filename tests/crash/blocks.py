@@ -87,7 +87,7 @@ class Cutter:
 
     def images(self, most: int) -> Iterator[Image]:
         """Distinct images: the one of each flush, then others until there are ``most`` or no more are found."""
-        seen: set[tuple[int, int]] = set()
+        seen: dict[int, set[int]] = {}  # digests, and the marks that each was given with
         each = 0
         while True:
             before = len(seen)
@@ -99,21 +99,19 @@ class Cutter:
                 return
             each = max(1, 2 * each, (most - len(seen)) // max(1, self.flushes))
 
-    def _pass(self, each: int, seen: set[tuple[int, int]]) -> Iterator[Image]:
+    def _pass(self, each: int, seen: dict[int, set[int]]) -> Iterator[Image]:
         disk, digest, flushed = dict(self._base), 0, 0
         for window in self._windows:
             writes = [entry for entry in window if not entry.is_flush]
             end = writes[-1].end if writes else flushed  # later, the flush at the window's end may have been done
             if end >= self._marks[0]:
                 marks = bisect_right(self._marks, end)
-                if (digest, marks) not in seen:
-                    seen.add((digest, marks))
+                if _is_new(seen, digest, marks):
                     yield Image(marks, dict(disk), digest, f"nothing since the flush at {flushed}")
                 found = 0
                 for _ in range(4 * each if writes else 0):
                     image = self._some(disk, digest, writes)._replace(marks=marks)
-                    if (image.digest, marks) not in seen:
-                        seen.add((image.digest, marks))
+                    if _is_new(seen, image.digest, marks):
                         yield image
                         found += 1
                         if found == each:
@@ -134,6 +132,14 @@ class Cutter:
         blocks = dict(disk)
         digest = apply(blocks, digest, arrived)
         return Image(0, blocks, digest, f"part of {last} blocks written before {writes[last - 1].end}, {torn} torn")
+
+
+def _is_new(seen: dict[int, set[int]], digest: int, marks: int) -> bool:
+    before = seen.setdefault(digest, set())
+    if marks in before:
+        return False
+    before.add(marks)
+    return True
 
 
 def _sectors(entry: Entry) -> Iterator[Entry]:
