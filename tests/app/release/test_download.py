@@ -15,7 +15,7 @@ from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
 from surefoot.release import download as downloading
 from surefoot.release.download import download
 from surefoot.release.metadata import stored_path, target_path
-from surefoot.release.source import FileSource
+from surefoot.release.source import FileSource, Piece
 from tests.app.release.publishing import NAME, Cut, CuttingDisk, files_of
 from tests.app.release.reaching import reach
 from tests.app.release.webserver import Fault
@@ -227,6 +227,50 @@ def test_mutant_with_the_name_given_first_a_cut_shows_half_a_model(web, trusted,
         except Cut:
             shown += [path.read_bytes() for path in place.glob("model.onnx")]
     assert any(data != MODEL for data in shown)
+
+
+def test_a_copy_that_is_here_is_used_and_nothing_fetched(web, trusted, inbox, stored, tmp_path):
+    (tmp_path / "copy").write_bytes(MODEL)
+    path = fetch(web, trusted, inbox, copies=[tmp_path / "none", tmp_path / "copy"])
+    assert path.read_bytes() == MODEL
+    assert not path.samefile(tmp_path / "copy")
+    assert web.asked(stored) == []
+    assert list(files_of(inbox)) == ["model.onnx"]
+
+
+def test_copies_that_are_not_what_was_signed_are_passed_over(web, trusted, inbox, stored, tmp_path):
+    places = {"rotted": MODEL[:-1] + b"?", "short": MODEL[:-1], "long": MODEL + b"?"}
+    for name, data in places.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    copies = [tmp_path / name for name in (*places, "folder", "pipe", "none")]
+    assert fetch(web, trusted, inbox, copies=copies).read_bytes() == MODEL
+    assert web.asked(stored) == [None]
+    assert list(files_of(inbox)) == ["model.onnx"]
+
+
+def test_a_copy_on_a_block_that_cannot_be_read_is_passed_over(web, trusted, inbox, tmp_path, monkeypatch):
+    (tmp_path / "copy").write_bytes(MODEL)
+
+    def broken(self, relative, offset=0, tag="", length=None):
+        yield Piece(0, MODEL[:100_000])
+        raise TransportFailed("cannot read", found="Input/output error")
+
+    monkeypatch.setattr(FileSource, "stream", broken)
+    assert fetch(web, trusted, inbox, copies=[tmp_path / "copy"]).read_bytes() == MODEL
+    assert list(files_of(inbox)) == ["model.onnx"]
+
+
+def test_a_tag_that_is_damaged_does_no_harm(web, trusted, inbox, stored):
+    inbox.mkdir()
+    (inbox / "model.onnx.part").write_bytes(MODEL[:5000])
+    for tag in (b"", b"\xff\xfe", b'"' + b"x" * 1000 + b'"', b'"another"', b'"a\r\nb: c"'):
+        (inbox / "model.onnx.part.etag").write_bytes(tag)
+        assert fetch(web, trusted, inbox).read_bytes() == MODEL
+        assert list(files_of(inbox)) == ["model.onnx"]
+        (inbox / "model.onnx").rename(inbox / "model.onnx.part")
+        os.truncate(inbox / "model.onnx.part", 5000)
 
 
 def test_a_repository_on_a_stick_that_was_pulled_out(publisher, trusted, inbox):

@@ -179,7 +179,7 @@ def test_a_file_that_changed_meanwhile_comes_whole_and_once(line, trusted, inbox
 
 
 def test_mutant_without_if_range_two_files_are_mixed_and_the_hash_catches_it(line, trusted, inbox, put, monkeypatch):
-    monkeypatch.setattr(web, "_strong", lambda tag: "")
+    monkeypatch.setattr(web, "strong", lambda tag: "")
     resumed, again = changed_meanwhile(line, trusted, inbox, put)
     assert resumed.startswith("bytes=") and again == ""  # a mix came first, and the whole had to come after it
     assert line.passed[1].body_bytes < len(MODEL) == line.passed[2].body_bytes
@@ -291,6 +291,40 @@ def test_mutant_without_the_watch_the_length_of_a_chunk_drips_on(line, trusted, 
     began = time.monotonic()
     assert fetch(line, trusted, inbox, timeout_s=QUICK_S) == MODEL
     assert time.monotonic() - began > 4 * QUICK_S
+
+
+HEADS = [
+    b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "a"\r\n\r\nabcde',
+    b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n\r\nabcde",
+    b"HTTP/1.1 429 Later\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\nDate: Sun, 06 Nov 1994 08:49:30 GMT\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\n\r\n",
+]
+
+
+def test_whatever_a_server_answers_ends_in_an_error_of_ours(line, trusted, inbox):
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(400):
+        answer = bytearray(chance.choice(HEADS))
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(answer))
+            answer[at : at + chance.randint(0, 2)] = chance.randbytes(chance.randint(0, 2))
+        line.always = Fault(answer=bytes(answer))
+        try:
+            reach(line.url, timeout_s=QUICK_S, retries=1).read("metadata/timestamp.json", 1000)
+        except (TransportFailed, UntrustedRelease) as error:
+            assert error.what, bytes(answer)
+        except Exception as error:
+            raise AssertionError(bytes(answer)) from error
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:99999/", "http://127.0.0.1:x/", f"http://{'a' * 70}.invalid/",
+                                      "http://a..invalid/", "http://[::1/", "/%zz", "/\xe9 x", "?", "http:"])  # fmt: skip
+def test_a_redirect_that_makes_no_sense_ends_in_an_error_of_ours(line, trusted, inbox, location):
+    line.always = Fault(answer=status(302, Location=location))
+    with pytest.raises(TransportFailed):
+        fetch(line, trusted, inbox, retries=0)
 
 
 def test_a_circle_of_redirects_ends(line, trusted, inbox, stored):

@@ -12,6 +12,7 @@ from surefoot.config import Fetch
 from surefoot.errors import BadRequest, SurefootError, TransportFailed, UntrustedRelease
 from surefoot.release import pacing, source
 from surefoot.release import web as over_web
+from surefoot.release.location import open_source
 from surefoot.release.source import FileSource, NotFound
 from tests.app.release.reaching import CHANCE, Waits, got, reach
 from tests.app.release.webserver import Fault, WebServer
@@ -139,7 +140,7 @@ def test_a_file_that_changes_meanwhile_is_not_glued_together(web):
 
 
 def test_mutant_without_if_range_two_files_are_glued_together(web, monkeypatch):
-    monkeypatch.setattr(over_web, "_strong", lambda tag: "")
+    monkeypatch.setattr(over_web, "strong", lambda tag: "")
     with pytest.raises(AssertionError):
         test_a_file_that_changes_meanwhile_is_not_glued_together(web)
 
@@ -239,7 +240,8 @@ def test_a_cap_holds_the_rate(web):
     """On a clock of its own, on which only waiting takes time."""
     now = [0.0]
     timing = pacing.Timing(lambda: now[0], lambda s: now.__setitem__(0, now[0] + s), lambda: CHANCE)
-    where = over_web.HttpSource(web.url, Fetch(timeout_s=5, most_bytes_s=50_000), timing)
+    fetch = Fetch(timeout_s=5, most_bytes_s=50_000)
+    where = open_source(web.url, fetch, timing)
     sizes = [len(piece.data) for piece in where.stream("file.bin")]
     assert now[0] == pytest.approx(len(DATA) / 50_000)
     assert max(sizes) <= 50_000 / pacing.CHUNKS_A_SECOND

@@ -13,7 +13,7 @@ from tuf.api.metadata import TargetFile
 from surefoot.durable import Disk, hash_file, pieces, read_bounded
 from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
 from surefoot.release.metadata import sha256_of, split_target_path, stored_path
-from surefoot.release.source import FileSource, Piece, Source
+from surefoot.release.source import FileSource, Piece, Source, strong
 from surefoot.release.trust import Trusted
 
 PART_SUFFIX = ".part"
@@ -169,7 +169,7 @@ class _Arrival:
                 self._digest.update(chunk)
                 self._length += len(chunk)
         with contextlib.suppress(OSError, UnicodeDecodeError, DeviceUnable):
-            self._tag = read_bounded(_tag_path(self._part), MOST_TAG_BYTES).decode("ascii")
+            self._tag = strong(read_bounded(_tag_path(self._part), MOST_TAG_BYTES).decode("ascii"))
 
     def _begin(self) -> None:
         """What was there is void. It goes before the tag does: old bytes must never stand under a new tag."""

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from surefoot.config import Fetch
 from surefoot.errors import BadRequest
+from surefoot.release.connections import Connections
 from surefoot.release.pacing import Timing
 from surefoot.release.source import FileSource, Source
 from surefoot.release.web import HttpSource
@@ -30,7 +31,7 @@ def open_source(location: str, fetch: Fetch, timing: Timing | None = None, *, ch
     except ValueError:
         parts = urlsplit("")
     if parts.scheme in {"http", "https"} and parts.hostname:
-        return HttpSource(location, fetch, timing, check_dates=check_dates)
+        return HttpSource(location, Connections(fetch, check_dates=check_dates), fetch, timing or Timing())
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
         return FileSource(Path(unquote(parts.path)))
     if location and "://" not in location:

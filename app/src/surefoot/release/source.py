@@ -15,6 +15,7 @@ from surefoot.errors import TransportFailed, UntrustedRelease
 
 CHUNK_BYTES = 64 * 1024
 
+_STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"')
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -81,6 +82,11 @@ def check_relative(relative: str) -> None:
     parts = relative.split("/")
     if len(parts) > 8 or not all(_COMPONENT.fullmatch(part) for part in parts):
         raise UntrustedRelease("a path leads out of the repository", found=repr(relative))
+
+
+def strong(tag: str) -> str:
+    """``tag``, if it is a strong validator (RFC 9110, 8.8.3) of ordinary length; otherwise ""."""
+    return tag if _STRONG_TAG.fullmatch(tag) else ""
 
 
 class FileSource:

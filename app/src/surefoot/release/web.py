@@ -18,14 +18,12 @@ from surefoot.config import Fetch
 from surefoot.errors import TransportFailed
 from surefoot.release.connections import Connections, Watch, certificate_fault
 from surefoot.release.pacing import Cap, Meter, Timing, Tries
-from surefoot.release.source import NotFound, Piece, check_relative, whole
+from surefoot.release.source import NotFound, Piece, check_relative, strong, whole
 
 MOST_REDIRECTS = 3
 NOT_THERE = {403, 404, 410}  # 403 is what object stores say of what is not there
 LATER = {408, 425, 429, 500, 502, 503, 504}  # what may be another answer next time
 REDIRECTS = {301, 302, 303, 307, 308}
-
-_STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"')
 
 
 class _Unfinished(Exception):
@@ -45,15 +43,14 @@ class HttpSource:
 
     Args:
         base: its address; a path without a slash at its end is taken as if it had one.
-        fetch: patience, rates, proxy and certificates.
-        timing: clock, waiting and chance; ``None``: the machine's.
-        check_dates: whether a server's certificate must be valid now.
+        connections: to it.
+        fetch: patience and rates.
+        timing: clock, waiting and chance.
     """
 
-    def __init__(self, base: str, fetch: Fetch, timing: Timing | None = None, *, check_dates: bool = True) -> None:
+    def __init__(self, base: str, connections: Connections, fetch: Fetch, timing: Timing) -> None:
         self.base = base if base.endswith("/") else f"{base}/"
-        self._fetch, self._timing = fetch, timing or Timing()
-        self._connections = Connections(fetch, check_dates=check_dates)
+        self._connections, self._fetch, self._timing = connections, fetch, timing
         self._cap = Cap(fetch.most_bytes_s, self._timing)
 
     def read(self, relative: str, most_bytes: int) -> bytes:
@@ -109,7 +106,7 @@ class HttpSource:
             if response.status == 416:
                 raise _NothingMore
             _check_plain(response, url)
-            found = _strong(response.headers.get("ETag", ""))
+            found = strong(response.headers.get("ETag", ""))
             at = _start(response, url, offset)
             if at and tag and found not in {"", tag}:
                 raise _Unfinished("a part of another file", anew=True)
@@ -213,7 +210,3 @@ def _start(response: urllib3.BaseHTTPResponse, url: str, offset: int) -> int:
             hint="the server or a proxy before it is broken",
         )
     return int(match[1])
-
-
-def _strong(tag: str) -> str:
-    return tag if _STRONG_TAG.fullmatch(tag) else ""
