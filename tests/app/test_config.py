@@ -37,6 +37,16 @@ def test_relative_folders_are_relative_to_the_file(tmp_path):
     assert load(written(tmp_path, 'data_dir = "."')).data_dir == tmp_path.resolve()
 
 
+def test_certificates_are_relative_to_the_file(tmp_path):
+    assert load(written(tmp_path, '[fetch]\nca_file = "ca.pem"')).fetch.ca_file == str(tmp_path.resolve() / "ca.pem")
+    assert load(written(tmp_path, "")).fetch.ca_file == ""
+
+
+@pytest.mark.parametrize("proxy", ["", "direct", "http://proxy:3128", "https://proxy.example/"])
+def test_a_proxy_is_an_address_without_a_password(tmp_path, proxy):
+    assert load(written(tmp_path, f'[fetch]\nproxy = "{proxy}"')).fetch.proxy == proxy
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -47,6 +57,9 @@ def test_relative_folders_are_relative_to_the_file(tmp_path):
         "[trial]\ntries = 0",
         "[storage]\narchive_bytes = -1",
         "[trust]\nclock = 'perhaps'",
+        "[fetch]\nmin_bytes_s = 0",
+        "[fetch]\nproxy = 'socks5://proxy:1080'",
+        "[fetch]\nproxy = 'http://user:password@proxy:3128'",
         "runtimes = []",
         "data_dir = 3",
         "not toml",

@@ -319,8 +319,20 @@ def test_whatever_a_server_answers_ends_in_an_error_of_ours(line, trusted, inbox
             raise AssertionError(bytes(answer)) from error
 
 
-@pytest.mark.parametrize("location", ["http://127.0.0.1:99999/", "http://127.0.0.1:x/", f"http://{'a' * 70}.invalid/",
-                                      "http://a..invalid/", "http://[::1/", "/%zz", "/\xe9 x", "?", "http:"])  # fmt: skip
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:x/",
+        f"http://{'a' * 70}.invalid/",
+        "http://a..invalid/",
+        "http://[::1/",
+        "/%zz",
+        "/\xe9 x",
+        "?",
+        "http:",
+    ],
+)
 def test_a_redirect_that_makes_no_sense_ends_in_an_error_of_ours(line, trusted, inbox, location):
     line.always = Fault(answer=status(302, Location=location))
     with pytest.raises(TransportFailed):

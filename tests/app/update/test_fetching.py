@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from surefoot.config import Config, Fetch, Storage, Trust
 from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
+from surefoot.release.source import FileSource
 from surefoot.slots.content import fault
 from surefoot.slots.store import Store
 from surefoot.update import patience as patiently
@@ -336,6 +338,21 @@ def test_a_process_that_is_killed_while_it_fetches_is_gone_on_from(line, publish
     (model,) = [each for each in line.passed if each.path.endswith("model.onnx")]
     assert (model.range, model.body_bytes) == (f"bytes={kept}-", len(MODELS[0]) - kept)
     assert model.if_range.startswith('"')
+
+
+@pytest.mark.parametrize(("clock", "judged"), [("untrusted", False), ("trusted", True)])
+def test_dates_of_certificates_are_judged_where_the_clock_is_believed(publisher, device, monkeypatch, clock, judged):
+    asked = []
+
+    def opened(location: str, fetch: Fetch, *, check_dates: bool) -> FileSource:
+        asked.append(check_dates)
+        return FileSource(publisher.repository)
+
+    monkeypatch.setattr(installing, "open_source", opened)
+    device.config = msgspec.structs.replace(device.config, trust=Trust(clock=clock))
+    with contextlib.suppress(UntrustedRelease):  # what the tests publish has expired by any clock that is right
+        device.install("1.0.0", "https://repository.test")
+    assert asked == [judged]
 
 
 def test_a_cap_holds_for_a_whole_install(line, device):
