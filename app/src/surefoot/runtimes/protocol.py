@@ -37,11 +37,12 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is really used: never what was asked for."""
+    """What is really used: never what was asked for. ``exclusive``: the accelerator takes one process at a time."""
 
     runtime: str
     version: str
     provider: str
+    exclusive: bool = False
 
 
 class Runtime(Protocol):

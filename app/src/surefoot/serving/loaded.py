@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -20,6 +21,7 @@ from surefoot.runtimes.preprocessing import image_to_tensor
 from surefoot.runtimes.protocol import DTYPES, Array, Options, Runtime, Signature, load_runtime
 from surefoot.serving.messages import (
     Classified,
+    Clocked,
     GoldenRun,
     Infer,
     Inferred,
@@ -30,7 +32,7 @@ from surefoot.serving.messages import (
 from surefoot.watch.agreement import judge
 
 WARM_RUNS = 3  # the first calls after a load are slower by far: arenas, lazy kernels, page faults
-MOST_GOLDEN_SECONDS = 60.0
+MOST_KEPT_INPUTS = 16  # of the golden cases, for timing
 Payload = list[memoryview]
 
 
@@ -45,6 +47,7 @@ class LoadedModel:
         # Tensors as the release declares them, so that gateway, golden cases and clients all see the same shapes.
         self._inputs = {tensor.name: tensor for tensor in variant.inputs}
         self._outputs = tuple(tensor.name for tensor in variant.outputs)
+        self._kept: list[dict[str, Array]] = []
         del signature
 
     def describe(self, load: Load, load_s: float) -> Loaded:
@@ -65,6 +68,7 @@ class LoadedModel:
             stateless=self._release.stateless,
             load_s=load_s,
             memory_bytes=memory_bytes(),
+            exclusive=facts.exclusive,
         )
 
     def warm(self) -> None:
@@ -123,11 +127,8 @@ class LoadedModel:
             run_ms=run_ms,
         )
 
-    def golden(self, samples: int) -> GoldenRun:
+    def golden(self) -> GoldenRun:
         """Run the golden cases and judge them; a case that cannot be run is one that disagrees, not an exception.
-
-        Args:
-            samples: go on round the cases until so many latencies were measured, or a minute has passed.
 
         Raises:
             UntrustedRelease: the golden file is not the one the manifest names.
@@ -137,29 +138,38 @@ class LoadedModel:
         cases = golden.decode(read_bounded(self._directory / file.name, golden.MOST_GOLDEN_BYTES))
         given: dict[str, dict[str, Array]] = {}
         errors: dict[str, str] = {}
-        latencies: list[float] = []
-        runnable: list[dict[str, Array]] = []
-        deadline = time.monotonic() + MOST_GOLDEN_SECONDS
+        self._kept.clear()
         for case in cases:
             try:
                 inputs = self._from_picture(case.image) if case.image is not None else self._from_raw(case)
-                started = time.perf_counter()
                 outputs = self._runtime.infer(inputs)
-                latencies.append((time.perf_counter() - started) * 1e3)
             except SurefootError as error:
                 errors[case.id] = str(error)
                 continue
-            runnable = [*runnable[-15:], inputs]
+            if len(self._kept) < MOST_KEPT_INPUTS:
+                self._kept.append(inputs)
             given[case.id] = {name: outputs[name] for name in self._outputs}
-        at = 0
-        while runnable and len(latencies) < samples and time.monotonic() < deadline:
-            started = time.perf_counter()
-            self._runtime.infer(runnable[at % len(runnable)])
-            latencies.append((time.perf_counter() - started) * 1e3)
-            at += 1
         memory = memory_bytes()
         verdict = judge(cases, given, self._variant, errors, self._release.golden.cases)
-        return GoldenRun(verdict, tuple(latencies), memory)
+        return GoldenRun(verdict, memory)
+
+    def clock(self, at: int, runs: int) -> Clocked:
+        """Time the runtime on one of the golden inputs. See :class:`surefoot.serving.messages.Clock`.
+
+        Raises:
+            DeviceUnable: no golden case has been run.
+        """
+        if not self._kept:
+            raise DeviceUnable("there is nothing to time", found="no golden case that could be run")
+        inputs = self._kept[at % len(self._kept)]
+        latencies: list[float] = []
+        waits: list[float] = []
+        for _ in range(runs):
+            waited_ms, started = waiting_ms(), time.perf_counter()
+            self._runtime.infer(inputs)
+            latencies.append((time.perf_counter() - started) * 1e3)
+            waits.append(min(latencies[-1], waiting_ms() - waited_ms))
+        return Clocked(tuple(latencies), tuple(waits))
 
     def _from_picture(self, picture: bytes) -> dict[str, Array]:
         spec = self._variant.preprocessing
@@ -282,3 +292,18 @@ def memory_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS: getrusage(2)
+
+
+def waiting_ms() -> float:
+    """How long this process's threads could have run while others had the CPU; 0 where the kernel does not count it.
+
+    Linux, Documentation/scheduler/sched-stats.rst: the second figure of /proc/<pid>/task/<tid>/schedstat, nanoseconds.
+    """
+    waited_ns = 0
+    try:
+        for name in os.listdir("/proc/self/task"):  # noqa: PTH208  # no Path a thread: this lies between two timings
+            with open(f"/proc/self/task/{name}/schedstat", "rb") as file:  # noqa: PTH123  # likewise
+                waited_ns += int(file.read(64).split()[1])
+    except (OSError, IndexError, ValueError):  # not Linux, or a thread that has just ended
+        return 0.0
+    return waited_ns / 1e6

@@ -41,9 +41,17 @@ class Attach(Message, frozen=True, tag="attach"):
 
 
 class Golden(Message, frozen=True, tag="golden"):
-    """Run and judge every golden case once, then go round them again until ``samples`` latencies are taken."""
+    """Run and judge every golden case once."""
 
-    samples: int
+
+class Clock(Message, frozen=True, tag="clock"):
+    """Time the runtime on golden inputs, at the priority of serving: ``runs`` times, the same input, number ``at``.
+
+    The numbers go round the inputs that the worker keeps, so that two workers of like releases are given like inputs.
+    """
+
+    at: int
+    runs: int
 
 
 class Infer(Message, frozen=True, tag="infer"):
@@ -62,7 +70,7 @@ class Classify(Message, frozen=True, tag="classify"):
     deadline_s: float
 
 
-Question = Load | Attach | Golden | Infer | Classify
+Question = Load | Attach | Golden | Clock | Infer | Classify
 
 # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -84,14 +92,21 @@ class Loaded(Message, frozen=True, tag="loaded"):
     stateless: bool
     load_s: float
     memory_bytes: int
+    exclusive: bool = False  # the accelerator in use takes one process at a time
 
 
 class GoldenRun(Message, frozen=True, tag="golden-run"):
-    """All golden cases, judged. Latencies are of the runtime call alone; memory is taken before the judging."""
+    """All golden cases, judged. Memory is taken before the judging."""
 
     verdict: Verdict
-    latencies_ms: tuple[float, ...]
     memory_bytes: int
+
+
+class Clocked(Message, frozen=True, tag="clocked"):
+    """Of the runtime call alone, by run. ``waited_ms``: the part of it in which other processes had the CPU."""
+
+    latencies_ms: tuple[float, ...]
+    waited_ms: tuple[float, ...]
 
 
 class Attached(Message, frozen=True, tag="attached"):
@@ -129,7 +144,7 @@ class Failed(Message, frozen=True, tag="failed"):
     evidence: bool = False
 
 
-Answer = Loaded | GoldenRun | Attached | Inferred | Classified | Failed
+Answer = Loaded | GoldenRun | Clocked | Attached | Inferred | Classified | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

@@ -16,7 +16,19 @@ from surefoot.errors import DeviceUnable
 from surefoot.serving import messages
 from surefoot.serving.channel import Channel
 from surefoot.serving.frames import Frame, FrameError
-from surefoot.serving.messages import Answer, Attach, Attached, Failed, Golden, GoldenRun, Load, Loaded, Question
+from surefoot.serving.messages import (
+    Answer,
+    Attach,
+    Attached,
+    Clock,
+    Clocked,
+    Failed,
+    Golden,
+    GoldenRun,
+    Load,
+    Loaded,
+    Question,
+)
 
 LEAVE_WAIT_S = 5.0
 _numbers = itertools.count(1)
@@ -95,10 +107,17 @@ class WorkerProcess:
             raise _unexpected(answer)
         return answer
 
-    async def golden(self, samples: int, timeout_s: float) -> GoldenRun:
+    async def golden(self, timeout_s: float) -> GoldenRun:
         """Run and judge the golden cases. Raises WorkerFailed."""
-        answer, _ = await self._ask(Golden(samples), timeout_s)
+        answer, _ = await self._ask(Golden(), timeout_s)
         if not isinstance(answer, GoldenRun):
+            raise _unexpected(answer)
+        return answer
+
+    async def clock(self, at: int, runs: int, timeout_s: float) -> Clocked:
+        """Time so many inferences of one golden input; after :meth:`golden`. Raises WorkerFailed."""
+        answer, _ = await self._ask(Clock(at, runs), timeout_s)
+        if not isinstance(answer, Clocked):
             raise _unexpected(answer)
         return answer
 

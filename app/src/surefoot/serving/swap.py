@@ -11,9 +11,9 @@ import msgspec
 
 from surefoot.config import Config
 from surefoot.errors import DeviceUnable, SurefootError
+from surefoot.serving.measuring import GOLDEN_TIMEOUT_S
 from surefoot.serving.messages import Load, Loaded
 from surefoot.serving.process import WorkerFailed, WorkerProcess
-from surefoot.serving.proving import GOLDEN_TIMEOUT_S
 from surefoot.serving.status import SwapReport
 from surefoot.slots.state import ReleaseRef, Slot, State
 from surefoot.slots.store import Store, TriesUsedUp
@@ -166,7 +166,7 @@ class ModelSwap:
         return loaded, cases
 
     async def _prove(self, worker: WorkerProcess, release: ReleaseRef) -> dict[str, int]:
-        verdict = (await worker.golden(0, GOLDEN_TIMEOUT_S)).verdict
+        verdict = (await worker.golden(GOLDEN_TIMEOUT_S)).verdict
         if not verdict.passed:
             error = DeviceUnable("the golden cases disagree", found="; ".join(verdict.reasons))
             raise NotLoaded(error, release.digest, evidence=True)

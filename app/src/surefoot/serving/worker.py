@@ -28,7 +28,7 @@ from surefoot.runtimes.protocol import ModelRefused
 from surefoot.serving import messages
 from surefoot.serving.frames import Decoder, Frame, FrameError, receive, write_frame
 from surefoot.serving.loaded import LoadedModel, open_model
-from surefoot.serving.messages import Attach, Classify, Golden, Infer, Load, Loaded
+from surefoot.serving.messages import Attach, Classify, Clock, Golden, Infer, Load, Loaded
 from surefoot.serving.priority import run_low
 
 LOCK_WAIT_S = 10.0
@@ -106,7 +106,9 @@ class Worker:
             return self._model.classify(question.id, bytes(frame.payload)), []
         if isinstance(question, Golden):
             model = self._model
-            return run_low(lambda: model.golden(question.samples), threads=1), []
+            return run_low(model.golden, threads=1), []
+        if isinstance(question, Clock):
+            return self._model.clock(question.at, question.runs), []
         if not isinstance(question, Attach) or len(frame.descriptors) != 1:
             raise BadRequest("attach needs one descriptor", found=str(len(frame.descriptors)))
         self._add(socket.socket(fileno=frame.descriptors[0]))

@@ -199,6 +199,20 @@ class Store:
         """The gate passed: the slot may be activated."""
         return self._journal.change(Change("pass", slot))
 
+    def staged(self, digest: str) -> Slot | None:
+        """The slot that holds a release whole whose gate has not passed, as after :meth:`defer`."""
+        state = self.read()
+        for slot in SLOTS:
+            now = state.slots[slot]
+            if now.status == "staged" and now.release is not None and now.release.digest == digest:
+                return slot if health.problem(self._journal, state, slot) is None else None
+        return None
+
+    def defer(self, slot: Slot, reason: str) -> State:
+        """The gate could not tell: the release stays staged for another try, and nothing is held against it."""
+        with self._journal.changing() as state:
+            return self._journal.note(state, "gate deferred", reason, slot, state.slots[slot].release)
+
     def refuse(self, slot: Slot, reason: str, evidence: bool = True) -> State:
         """The gate did not pass: the slot is emptied, and with evidence the digest is quarantined."""
         state = self._journal.change(Change("refuse" if evidence else "clear", slot, reason=reason, time=now()))

@@ -3,10 +3,11 @@
 Each step calls the parts below in order and owns none of their rules.
 """
 
-from surefoot.update.install import GateFailed, InstallReport, Plan, install, plan
+from surefoot.update.install import GateDeferred, GateFailed, InstallReport, Plan, install, plan
 from surefoot.update.switch import SwitchReport, activate, confirm, reject, remove, rollback
 
 __all__ = [
+    "GateDeferred",
     "GateFailed",
     "InstallReport",
     "Plan",

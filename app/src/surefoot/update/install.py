@@ -20,6 +20,7 @@ from surefoot.release.location import open_source
 from surefoot.release.manifest import Manifest, Variant
 from surefoot.release.source import Source
 from surefoot.release.trust import Trusted, TrustStore
+from surefoot.serving.baseline import Baseline
 from surefoot.serving.proving import Proof, prove
 from surefoot.slots.state import Slot
 from surefoot.slots.store import Store
@@ -31,6 +32,10 @@ Tell = Callable[[str], None]
 
 class GateFailed(DeviceUnable):
     """The release is genuine, but this device saw it fail a check that it must pass."""
+
+
+class GateDeferred(DeviceUnable):
+    """This device could not tell whether the release is good. Nothing is held against it; try again later."""
 
 
 class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +95,7 @@ def plan(config: Config, name: str, version: str, repository: str, root: Path | 
         digest=candidate.digest,
         variant=candidate.variant.id,
         freshness=trusted.freshness,
-        steps=("fetch", "fill", "gate") if held is None else (),
+        steps=() if held is not None else ("gate",) if store.staged(candidate.digest) else ("fetch", "fill", "gate"),
     )
 
 
@@ -110,7 +115,8 @@ def install(
     Raises:
         UntrustedRelease: the repository or the release must not be believed, or has nothing for this device.
         DeviceUnable: a trial runs, no space, another operation runs.
-        GateFailed: the model does not load here, disagrees with its golden cases, or breaks its budget.
+        GateFailed: the model does not load here, disagrees with its golden cases, or breaks its budget; quarantined.
+        GateDeferred: that cannot be told now; it stays in its slot, and the next install goes on with the gate.
         TransportFailed: bytes did not arrive; what did is kept for the next try.
     """
     store = open_store(config, name)
@@ -126,8 +132,10 @@ def install(
             held = store.admit(manifest, candidate.digest)
             if held is not None:
                 return _report(name, held, candidate, trusted)
-            files = _fetch(config, store, candidate, trusted, source, tell)
-            slot = store.fill(manifest, candidate.data, variant.id, files)
+            staged = store.staged(candidate.digest)  # its gate was deferred, or cut off
+            if staged is None:
+                files = _fetch(config, store, candidate, trusted, source, tell)
+            slot = staged or store.fill(manifest, candidate.data, variant.id, files)
         except UntrustedRelease:
             _empty_inbox(config, name)  # nothing that came with it is used by the next try
             raise
@@ -302,12 +310,20 @@ def _refuse_during_trial(store: Store) -> None:
 
 def _gate(config: Config, store: Store, slot: Slot, manifest: Manifest, variant: Variant) -> Proof:
     try:
-        proof = prove(config, store.slot_path(slot), manifest, variant)
+        proof = prove(config, store.slot_path(slot), manifest, variant, baseline=_baseline(store))
     except DeviceUnable as error:
         store.refuse(slot, str(error), evidence=False)
         raise
+    reason = "; ".join(proof.reasons)
+    if proof.deferred:
+        store.defer(slot, reason)
+        raise GateDeferred(
+            f"the gate of {manifest.name} {manifest.version} is deferred: this device cannot judge it now",
+            found=reason,
+            expected="a device that is cool and not busy, and an interval on one side of the budget",
+            hint="install it again later; it lies in its slot, and nothing is held against it",
+        )
     if not proof.passed:
-        reason = "; ".join(proof.reasons)
         store.refuse(slot, reason, evidence=True)
         raise GateFailed(
             f"{manifest.name} {manifest.version} failed its gate on this device and is quarantined",
@@ -317,3 +333,16 @@ def _gate(config: Config, store: Store, slot: Slot, manifest: Manifest, variant:
         )
     store.mark_ready(slot)
     return proof
+
+
+def _baseline(store: Store) -> Baseline | None:
+    """The release that serves, for the comparison."""
+    state = store.read()
+    if state.active is None or state.serving is None:
+        return None
+    return Baseline(
+        directory=store.slot_path(state.active),
+        lock=store.slot_lock_path(state.active),
+        digest=state.serving.digest,
+        variant=state.serving.variant,
+    )

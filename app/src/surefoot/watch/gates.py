@@ -1,7 +1,7 @@
-"""The gate a release must pass on the device: golden cases agree, and the absolute budget holds. Pure.
+"""The gate a release must pass on the device: what a worker says of its golden cases, and memory and load time. Pure.
 
-What cannot be judged fails: here a budget with nothing measured (a threshold that nobody looked at is not kept). The
-golden cases are judged in :mod:`surefoot.watch.agreement`, apart, since it takes numpy: the supervisor does without.
+What cannot be judged does not pass. The golden cases are judged in :mod:`surefoot.watch.agreement`, apart, since it
+takes numpy: the supervisor does without. Latency, which needs more than one look, is in :mod:`surefoot.watch.pace`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     load_s: float
     memory_bytes: int
-    latencies_ms: tuple[float, ...]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -48,20 +47,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def judge_budget(measured: Measured, budget: Budget) -> tuple[str, ...]:
-    """Reasons why the budget is broken, or cannot be judged; empty when it is kept."""
-    reasons: list[str] = []
+    """Reasons why memory or load time break the budget; empty when it is kept."""
     checks = (
-        ("p99 latency", percentile(measured.latencies_ms, 0.99), budget.latency_p99_ms, "ms"),
         ("memory", float(measured.memory_bytes), budget.memory_bytes, "bytes"),
         ("load time", measured.load_s, budget.load_s, "s"),
     )
-    unjudged = ("latency_ratio", "temperature_c")  # the gate has no measure of them yet
-    reasons += [
-        f"the budget has a {name}, which this version of the app cannot judge"
-        for name in unjudged
-        if getattr(budget, name) is not None
-    ]
-    for what, value, limit, unit in checks:
-        if limit is not None and not value <= limit:  # NaN is not within a limit
-            reasons.append(f"{what} is {value:.4g} {unit}, the budget is {limit:g} {unit}")
-    return tuple(reasons)
+    return tuple(
+        f"{what} is {value:.4g} {unit}, the budget is {limit:g} {unit}"
+        for what, value, limit, unit in checks
+        if limit is not None and not value <= limit  # NaN is not within a limit
+    )

@@ -24,7 +24,7 @@ def read(files: Files, live: Live, data_dir: Path) -> Facts:
     mounts = parse_mounts(files.text("/proc/self/mountinfo", MOST_MOUNTS_BYTES))
     mount = mount_of(live.data.path, mounts)
     command_line = tuple(files.text("/proc/cmdline").split())
-    version, memory_cgroup = _cgroup(files, mounts)
+    version, memory_cgroup = cgroup(files, mounts)
     return Facts(
         live=live,
         app=__version__,
@@ -39,9 +39,9 @@ def read(files: Files, live: Live, data_dir: Path) -> Facts:
         tegra=_tegra(files),
         root=mount_of("/", mounts),
         data=_with_ext4_options(files, mount) if mount else None,
-        zones=_zones(files),
-        throttling=_throttling(files, live.vcgencmd),
-        memory=_memory(files, version),
+        zones=zones(files),
+        throttling=throttling(files, live.vcgencmd),
+        memory=memory(files, version),
         jemalloc="libjemalloc" in files.text("/proc/self/maps", MOST_MOUNTS_BYTES),
         floor=read_floor(files.root / data_dir.relative_to("/") / "trust" / FLOOR_NAME),
         recorded="" if files.root == Path("/") else str(files.root),
@@ -92,7 +92,7 @@ def _overlayroot(files: Files, command_line: tuple[str, ...]) -> bool:
     return choice not in ("", "disabled")
 
 
-def _cgroup(files: Files, mounts: tuple[Mount, ...]) -> tuple[Cgroup, bool | None]:
+def cgroup(files: Files, mounts: tuple[Mount, ...]) -> tuple[Cgroup, bool | None]:
     """The version, and whether the memory controller is on (a Raspberry Pi's firmware turns it off)."""
     kinds = {mount.point: mount.kind for mount in mounts}
     if kinds.get("/sys/fs/cgroup") == "cgroup2":
@@ -173,9 +173,9 @@ def _unescaped(field: str) -> str:
 # -- heat and memory -------------------------------------------------------------------------------------------------
 
 
-def _zones(files: Files) -> tuple[Zone, ...]:
+def zones(files: Files) -> tuple[Zone, ...]:
     """Documentation/ABI/testing/sysfs-class-thermal: millidegrees. A zone that is switched off cannot be read."""
-    zones = []
+    found = []
     for name in files.names("/sys/class/thermal"):
         below = f"/sys/class/thermal/{name}"
         now = files.number(f"{below}/temp") if name.startswith("thermal_zone") else None
@@ -188,7 +188,7 @@ def _zones(files: Files) -> tuple[Zone, ...]:
             if kind and at is not None and at > 0:  # zero and below: switched off
                 trips.setdefault(kind, []).append(at / 1000)
         slowing, off = trips.get("passive", []) + trips.get("hot", []), trips.get("critical", [])
-        zones.append(
+        found.append(
             Zone(
                 name=files.text(f"{below}/type", 64) or name,
                 now_c=now / 1000,
@@ -196,10 +196,10 @@ def _zones(files: Files) -> tuple[Zone, ...]:
                 critical_c=min(off, default=None),
             )
         )
-    return tuple(zones)
+    return tuple(found)
 
 
-def _throttling(files: Files, vcgencmd: str) -> Throttling | None:
+def throttling(files: Files, vcgencmd: str) -> Throttling | None:
     """vcgencmd knows all; then the firmware driver's file; then the voltage alarm of the driver rpi_volt (bit 0)."""
     if found := _VCGENCMD.search(vcgencmd):
         return Throttling(bits=int(found[1], 16), source="vcgencmd")
@@ -217,7 +217,8 @@ def _throttling(files: Files, vcgencmd: str) -> Throttling | None:
     return None
 
 
-def _memory(files: Files, version: str) -> Memory | None:
+def memory(files: Files, version: str) -> Memory | None:
+    """/proc/meminfo, and the limit of the control group of this version."""
     sizes = {
         name: int(kib) * 1024
         for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", files.text("/proc/meminfo"), re.MULTILINE)
