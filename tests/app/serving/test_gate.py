@@ -12,7 +12,7 @@ import pytest
 
 from surefoot.config import Gate
 from surefoot.release import manifest
-from surefoot.release.manifest import Budget
+from surefoot.release.manifest import Budget, Check
 from surefoot.serving import baseline as baselines
 from surefoot.serving import measuring, proving
 from surefoot.serving.baseline import Baseline
@@ -102,6 +102,19 @@ def test_an_active_release_that_lies_damaged_is_named_and_the_new_one_is_not_bla
     candidate = with_budget(classifier_release("2.0.0"), latency_ratio=0.01)
     proof = gate(make_server(), classifier_release(), candidate, spoil=damage)
     assert proof.passed and "the active release does not run" in proof.notes[0]
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(1.0, True), (1.5, False)])
+def test_a_models_own_check_is_run_in_a_worker_and_counts(make_server, limit, passes):
+    release = classifier_release()
+    variant = msgspec.structs.replace(
+        release.manifest.variants[0], checks=(Check(metric="least_class_accuracy", at_least=limit),)
+    )
+    whole = msgspec.structs.replace(release.manifest, variants=(variant,))
+    proof = gate(make_server(), None, Release(whole, manifest.encode(whole), release.files))
+    assert proof.passed is passes and not proof.deferred and proof.checks[0].value == 1.0
+    said = "least_class_accuracy 1," if passes else "the model's own check least_class_accuracy gives 1"
+    assert said in proof.summary()
 
 
 def test_a_hot_device_waits_and_then_defers(make_server, tmp_path):

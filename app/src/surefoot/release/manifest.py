@@ -98,6 +98,19 @@ class Budget(Part, frozen=True, kw_only=True):
     temperature_c: float | None = None
 
 
+class Check(Part, frozen=True, kw_only=True):
+    """A model's own check: one figure over all golden cases, and the limit that it must keep on the device.
+
+    ``accuracy``: share of the labelled cases that get their label. ``least_class_accuracy``: the same of the class that
+    fares worst. ``label_probability``: mean calibrated probability of the label (logits only). ``mean_difference``:
+    mean over the cases of the largest absolute difference of the output, or of the probabilities where it is logits.
+    """
+
+    metric: Literal["accuracy", "least_class_accuracy", "label_probability", "mean_difference"]
+    at_least: float | None = None
+    at_most: float | None = None
+
+
 class Variant(Part, frozen=True, kw_only=True):
     """The artifact for some device classes and one runtime."""
 
@@ -112,6 +125,7 @@ class Variant(Part, frozen=True, kw_only=True):
     output_kind: Literal["logits", "other"] = "other"
     calibration: Calibration = Calibration()
     budget: Budget = Budget()
+    checks: Annotated[tuple[Check, ...], Meta(max_length=16)] = ()
     cpu_fallback: bool = False
 
 
@@ -219,6 +233,13 @@ def check(manifest: Manifest) -> None:
             )
         if variant.tolerance.probability is not None and variant.output_kind != "logits":
             raise UntrustedRelease(f"variant {variant.id}: a tolerance on probabilities needs output_kind = logits")
+        for own in variant.checks:
+            if (own.at_least is None) == (own.at_most is None):
+                raise UntrustedRelease(
+                    f"variant {variant.id}: the check {own.metric} needs one limit", expected="at_least or at_most"
+                )
+            if own.metric == "label_probability" and variant.output_kind != "logits":
+                raise UntrustedRelease(f"variant {variant.id}: the check {own.metric} needs output_kind = logits")
         channels = {"gray": 1, "rgb": 3}
         pre = variant.preprocessing
         if pre is not None and not {len(pre.mean), len(pre.std)} <= {1, channels[pre.color]}:

@@ -16,6 +16,7 @@ from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release.manifest import (
     Budget,
     Calibration,
+    Check,
     FileName,
     ImagePreprocessing,
     Name,
@@ -79,6 +80,7 @@ class VariantSection(Section, frozen=True, kw_only=True):
     output_kind: Literal["logits", "other"] = "logits"
     calibration: Calibration = Calibration()
     budget: Budget = Budget()
+    checks: Annotated[tuple[Check, ...], Meta(max_length=16)] = ()
     cpu_fallback: bool = False
 
 

@@ -23,7 +23,7 @@ from surefoot.serving.measuring import Bench, NotMeasured, Started, opened
 from surefoot.serving.messages import Load
 from surefoot.serving.process import WorkerFailed, WorkerProcess
 from surefoot.watch.doctor.files import Files
-from surefoot.watch.gates import Measured, judge_budget, percentile
+from surefoot.watch.gates import CheckResult, Measured, judge_budget, percentile
 from surefoot.watch.pace import LOOKS, Decision, busy, judge_p99, judge_ratio, p99_interval, ratio_interval
 from surefoot.watch.surroundings import look, too_hot, too_little
 
@@ -44,6 +44,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     cases: int = 0
     agreed: int = 0
     worst_difference: float = 0.0
+    checks: tuple[CheckResult, ...] = ()
     load_s: float = 0.0
     latency_p50_ms: float = 0.0
     latency_p99_ms: float = 0.0
@@ -59,11 +60,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         """One line for people."""
         if not self.passed:
             return f"{'deferred' if self.deferred else 'failed'}: " + "; ".join(self.reasons + self.notes)
+        own = "".join(f"{check.metric} {check.value:.4g}, " for check in self.checks)
         ratio = "" if self.ratio_low is None else f"{self.ratio_low:.2f} to {self.ratio_high:.2f} of the active one's, "
         return (
             f"passed: {self.agreed} of {self.cases} golden cases agree, worst difference {self.worst_difference:.4f}, "
-            f"p50 {self.latency_p50_ms:.2f} ms, p99 {self.latency_p99_ms:.2f} ms, {ratio}load {self.load_s:.2f} s, "
-            f"{self.memory_bytes / 1e6:.0f} MB" + "".join(f"; {note}" for note in self.notes)
+            f"{own}p50 {self.latency_p50_ms:.2f} ms, p99 {self.latency_p99_ms:.2f} ms, {ratio}"
+            f"load {self.load_s:.2f} s, {self.memory_bytes / 1e6:.0f} MB" + "".join(f"; {note}" for note in self.notes)
         )
 
 
@@ -270,6 +272,7 @@ class _Gate:
             cases=verdict.cases,
             agreed=verdict.agreed,
             worst_difference=verdict.worst_difference,
+            checks=verdict.checks,
             load_s=loaded.load_s,
             latency_p50_ms=percentile(pace.candidate_ms, 0.50) if pace.candidate_ms else 0.0,
             latency_p99_ms=percentile(pace.candidate_ms, 0.99) if pace.candidate_ms else 0.0,

@@ -15,6 +15,7 @@ from surefoot.release.golden import Case
 from surefoot.release.manifest import Variant
 from surefoot.runtimes.calibrated import softmax
 from surefoot.runtimes.protocol import Array
+from surefoot.watch.checks import run_checks
 from surefoot.watch.gates import CaseFailure, Verdict
 
 MOST_REASONS = 20
@@ -67,6 +68,12 @@ def judge(
     if failures:
         listed = "; ".join(f"{failure.id}: {failure.reason}" for failure in failures[:3])
         reasons.append(f"{len(failures)} of {len(cases)} golden cases disagree ({listed})")
+    checks = run_checks(cases, outputs, variant)
+    reasons += [
+        f"the model's own check {check.metric} gives {check.value:.4g}, {check.limit} is allowed"
+        for check in checks
+        if not check.passed
+    ]
     return Verdict(
         passed=not reasons,
         cases=len(cases),
@@ -74,6 +81,7 @@ def judge(
         worst_difference=worst,
         failures=tuple(failures[:MOST_REASONS]),
         reasons=tuple(reasons),
+        checks=checks,
     )
 
 

@@ -20,6 +20,15 @@ class CaseFailure(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class CheckResult(msgspec.Struct, frozen=True):
+    """What one of a model's own checks came to. ``limit``: in words."""
+
+    metric: str
+    value: float
+    limit: str
+    passed: bool
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """``agreed``: cases whose label was the expected one; ``worst_difference``: over all that could be compared."""
 
@@ -29,6 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     worst_difference: float
     failures: tuple[CaseFailure, ...] = ()
     reasons: tuple[str, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
