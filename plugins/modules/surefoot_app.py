@@ -225,7 +225,7 @@ class Service:
         return " | ".join(said.out.split("\n"))[-1500:].strip(" |") or "it said nothing"
 
 
-def present(module, _, engine):
+def present(module, _apps, engine):
     """Bring the app beside the one that runs."""
     options = module.params
     app = options["id"]
