@@ -165,10 +165,10 @@ class Line:
                 return False
             if fault.drip is not None and at >= fault.drip and self._ended.wait(DRIP_S):
                 return False
-            client.sendall(piece)
             of_head = min(len(piece), max(0, head_bytes - at))
-            passed.head_bytes += of_head
+            passed.head_bytes += of_head  # before it is sent: whoever has it finds it counted
             passed.body_bytes += len(piece) - of_head
+            client.sendall(piece)
         return True
 
 

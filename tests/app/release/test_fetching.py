@@ -237,7 +237,7 @@ def test_a_line_that_always_stalls_is_given_up_in_time(line, trusted, inbox):
     began = time.monotonic()
     with pytest.raises(TransportFailed, match="3 failures in a row"):
         fetch(line, trusted, inbox, timeout_s=QUICK_S, retries=2)
-    assert time.monotonic() - began < 10 * QUICK_S + 2
+    assert time.monotonic() - began < 15
 
 
 def test_a_body_that_drips_comes_to_an_end(line, trusted, inbox):
@@ -263,7 +263,7 @@ def test_a_head_that_drips_comes_to_an_end(line, trusted, inbox):
     began = time.monotonic()
     with pytest.raises(TransportFailed, match=r"no whole answer in time.* 2 failures"):
         fetch(line, trusted, inbox, timeout_s=QUICK_S, retries=1)
-    assert time.monotonic() - began < 6 * QUICK_S + 2
+    assert time.monotonic() - began < 5.5  # the two heads would take twice three seconds
 
 
 def test_mutant_with_timeouts_alone_a_dripping_head_goes_on_to_its_end(line, trusted, inbox, monkeypatch):
@@ -282,7 +282,7 @@ def test_the_length_of_a_chunk_that_drips_comes_to_an_end(line, trusted, inbox):
     line.faults = [Fault(answer=CHUNKED + b"0" * 1000 + b"\r\n", drip=len(CHUNKED))]
     began = time.monotonic()
     assert fetch(line, trusted, inbox, timeout_s=QUICK_S) == MODEL
-    assert time.monotonic() - began < 4 * QUICK_S + 2
+    assert time.monotonic() - began < 8  # the line of 1,000 bytes would take ten
 
 
 def test_mutant_without_the_watch_the_length_of_a_chunk_drips_on(line, trusted, inbox, monkeypatch):
@@ -385,16 +385,6 @@ def test_mutant_without_a_bound_on_tries_a_busy_server_is_asked_on_and_on(line, 
     line.faults = [Fault(answer=status(503)) for _ in range(60)]
     assert fetch(line, trusted, inbox, retries=10**9) == MODEL
     assert len(line.passed) == 61
-
-
-def test_a_cap_holds_on_a_real_line(line, trusted, inbox):
-    began = time.monotonic()
-    assert fetch(line, trusted, inbox / "uncapped") == MODEL
-    uncapped = time.monotonic() - began
-    waits = Waits()
-    assert fetch(line, trusted, inbox, most_bytes_s=400_000, waits=waits) == MODEL
-    # Its waits were noted, not waited, so each is what lay before it of the whole: 300,000 bytes at 400,000 a second.
-    assert max(waits) > 0.75 - uncapped - 0.3
 
 
 def test_one_flipped_bit_on_the_way_is_refused_and_leaves_nothing(line, trusted, inbox, put):

@@ -19,6 +19,7 @@ import pytest
 
 from surefoot.config import Config, Fetch, Storage, Trust
 from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
+from surefoot.release import download
 from surefoot.release.source import FileSource
 from surefoot.slots.content import fault
 from surefoot.slots.store import Store
@@ -288,6 +289,19 @@ def test_room_is_found_to_be_missing_before_a_byte_of_a_release_is_fetched(line,
     assert files(line) == ["manifest.json"]
     ballast.unlink()
     device.install("1.0.0", line.url)
+
+
+def test_mutant_without_the_check_a_release_is_fetched_that_has_no_room_in_its_slot(
+    line, publisher, small_disk, monkeypatch
+):
+    monkeypatch.setattr(installing, "reserve", lambda *all_of_it: None)
+    monkeypatch.setattr(download, "reserve", lambda *all_of_it: None)
+    monkeypatch.setattr(Store, "check_room", lambda self, needed_bytes: None)
+    device = Device(small_disk / "device", publisher.keys / "1.root.json")
+    (small_disk / "ballast").write_bytes(bytes(1200 * 1024))
+    with pytest.raises(DeviceUnable):
+        device.install("1.0.0", line.url)
+    assert "model.onnx" in files(line)
 
 
 def test_a_stick_goes_on_from_what_came_over_the_line(line, publisher, device, tmp_path):
