@@ -74,7 +74,7 @@ def patient_recipe(source: Path, path: Path) -> Path:
         section[key] = str(source.parent / section[key])
     for variant in recipe["variants"]:
         variant["artifact"] = str(source.parent / variant["artifact"])
-        variant["budget"] |= {"latency_p99_ms": 30_000.0, "load_s": 110.0, "memory_bytes": 2**30}
+        variant["budget"] |= {"latency_p99_ms": 30_000.0, "load_s": 110.0, "memory_bytes": 3 * 2**27}
     path.write_text(json.dumps(recipe))
     return path
 
