@@ -14,7 +14,7 @@ from tests.parts import hosts
 from tests.roles.controller import Played
 from tests.roles.fleet import Fleet, small_disk
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def test_without_a_mirror_of_packages_the_reason_is_said_and_with_one_it_goes_on
     assert fleet.run("box-1", "command -v tree") == "/usr/bin/tree"
 
 
+@pytest.mark.full
 def test_a_new_device_with_docker_is_foretold_and_changes_nothing_twice(make_fleet: Callable[[str], Fleet]) -> None:
     fleet = make_fleet("test-fleet-docker")
     fleet.add("box-1", "docker", image="bare")
@@ -167,6 +168,7 @@ def test_a_new_device_with_docker_is_foretold_and_changes_nothing_twice(make_fle
     assert fleet.serves("box-1") == "1.0.0"
 
 
+@pytest.mark.full
 def test_of_twelve_devices_ten_are_updated_and_two_reported(make_fleet: Callable[[str], Fleet], tmp_path: Path) -> None:
     fleet = make_fleet("test-fleet-of-12")
     names = [f"cam-{number:02}" for number in range(1, 13)]
