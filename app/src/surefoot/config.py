@@ -78,6 +78,16 @@ class Gate(Section, frozen=True, kw_only=True):
     exclusive_gap_s: Annotated[float, Meta(ge=0, le=600)] = 2.0  # between two processes that need one accelerator
 
 
+class Shadow(Section, frozen=True, kw_only=True):
+    """Whether a release that waits for its activation sees a sample of real inputs, and how much it may take."""
+
+    enabled: bool = False
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.05  # of the requests
+    most_per_s: Annotated[float, Meta(gt=0, le=1000)] = 2.0
+    most_input_bytes: Annotated[int, Meta(ge=1, le=1 << 30)] = 4 * 1024 * 1024  # a larger input is not shown
+    most_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] = 256 * 1024 * 1024  # it is ended beyond
+
+
 class Trust(Section, frozen=True, kw_only=True):
     """``clock``: ``auto`` asks the kernel whether time is synchronised; the others say so by decision."""
 
@@ -109,6 +119,7 @@ class Config(Section, frozen=True, kw_only=True):
     trial: Trial = Trial()
     storage: Storage = Storage()
     runtime: Runtime = Runtime()
+    shadow: Shadow = Shadow()
     trust: Trust = Trust()
     fetch: Fetch = Fetch()
 

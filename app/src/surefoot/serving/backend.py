@@ -19,7 +19,9 @@ from surefoot.serving.control import Counts, Route
 from surefoot.serving.frames import Buffer, Frame, FrameError
 from surefoot.serving.latency import Latencies
 from surefoot.serving.messages import Answer, Classify, Failed, Infer
+from surefoot.serving.onlooker import Onlooker
 from surefoot.serving.refusals import DeadlinePassed, NoWorker, Overloaded, WorkerLost
+from surefoot.watch.likeness import Tally
 
 # One request runs, one lies ready in the worker's socket, so that the worker never waits for the gateway; the rest
 # waits here, where it can still go to another worker.
@@ -117,6 +119,7 @@ class Backend:
     ) -> None:
         self.name = name
         self.current: Link | None = None
+        self.onlooker: Onlooker | None = None
         self._draining: set[Link] = set()
         self._queue: deque[Pending] = deque()
         self._queue_depth = settings.queue_depth
@@ -206,8 +209,17 @@ class Backend:
             self.pump(before)
         self.pump(self.current)
 
+    def show(self, onlooker: Onlooker | None) -> Tally:
+        """Let another release look on, or none. Returns what the one before came to."""
+        before, self.onlooker = self.onlooker, onlooker
+        if before is None:
+            return Tally()
+        before.close()
+        return before.tally
+
     def withdraw(self) -> None:
         """The model is gone: what waits is refused, the worker drains."""
+        self.show(None)
         before, self.current = self.current, None
         self._refuse_queue(NoWorker(f"{self.name} was taken off this device"))
         if before is not None:

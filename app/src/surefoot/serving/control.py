@@ -14,6 +14,7 @@ from surefoot.errors import DeviceUnable
 from surefoot.serving.channel import Channel
 from surefoot.serving.frames import Frame, FrameError
 from surefoot.serving.messages import Loaded
+from surefoot.watch.likeness import Tally
 
 log = logging.getLogger("surefoot.control")
 
@@ -40,6 +41,32 @@ class Withdraw(Note, frozen=True, tag="withdraw"):
     """To the gateway: the model is gone from this device."""
 
     model: str
+
+
+class Show(Note, frozen=True, tag="show"):
+    """To the gateway: the worker behind the descriptor sees a sample of its model's inputs, and answers nobody.
+
+    ``tolerance``: largest difference of the first output that agrees; ``None`` where it is logits.
+    """
+
+    worker: int
+    loaded: Loaded
+    share: float
+    most_per_s: float
+    most_input_bytes: int
+    tolerance: float | None
+
+
+class Hide(Note, frozen=True, tag="hide"):
+    """To the gateway: no longer. The answer is :class:`Watched`."""
+
+    model: str
+
+
+class Watched(Note, frozen=True, tag="watched"):
+    """The answer to :class:`Hide`."""
+
+    tally: Tally
 
 
 class AskCounts(Note, frozen=True, tag="ask-counts"):
@@ -85,6 +112,7 @@ class AllCounts(Note, frozen=True, tag="counts"):
     """The answer to :class:`AskCounts`."""
 
     workers: tuple[Counts, ...]
+    shadows: tuple[tuple[int, Tally], ...] = ()
 
 
 class Status(Note, frozen=True, tag="status"):
@@ -103,6 +131,9 @@ Content = (
     Route
     | Expect
     | Withdraw
+    | Show
+    | Hide
+    | Watched
     | AskCounts
     | AskStatus
     | Started

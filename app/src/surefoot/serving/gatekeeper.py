@@ -23,16 +23,20 @@ from surefoot.serving.control import (
     Done,
     Drained,
     Expect,
+    Hide,
     Peer,
     Route,
+    Show,
     Stalled,
     Started,
     Status,
     Trouble,
+    Watched,
     Withdraw,
 )
 from surefoot.serving.messages import Loaded
 from surefoot.serving.process import WorkerProcess, epitaph, spawn
+from surefoot.watch.likeness import Tally
 
 START_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 5.0
@@ -192,6 +196,22 @@ class Gatekeeper:
         else:
             self._release_draining()
 
+    async def show(self, worker: WorkerProcess, show: Show) -> None:
+        """Let a worker see a sample of its model's inputs. A gateway that starts later is not told.
+
+        Raises:
+            DeviceUnable: the worker or the gateway does not answer.
+        """
+        descriptor = await worker.attach(self._config.gateway.request_timeout_s + ASK_TIMEOUT_S)
+        async with self._turn:
+            await self._ask(show, [descriptor])
+
+    async def hide(self, name: str) -> Tally:
+        """No longer. Returns what it came to."""
+        async with self._turn:
+            answer = await self._ask(Hide(name))
+        return answer.tally if isinstance(answer, Watched) else Tally()
+
     async def _wait_up(self) -> None:
         try:
             await asyncio.wait_for(self._up.wait(), START_TIMEOUT_S)
@@ -220,16 +240,17 @@ class Gatekeeper:
             if routed.worker is worker:
                 del self._routed[name]
 
-    async def counts(self) -> dict[int, Counts]:
-        """What each worker has answered; empty while no gateway answers."""
+    async def counts(self) -> tuple[dict[int, Counts], dict[int, Tally]]:
+        """What each worker has answered, and what each shadow came to; empty while no gateway answers."""
         if self._peer is None or not self._up.is_set():
-            return {}
+            return {}, {}
         try:
             answer = await self._peer.ask(AskCounts(), COUNTS_TIMEOUT_S)
         except DeviceUnable:
-            return {}
-        workers = answer.workers if isinstance(answer, AllCounts) else ()
-        return {counts.worker: counts for counts in workers}
+            return {}, {}
+        if not isinstance(answer, AllCounts):
+            return {}, {}
+        return {counts.worker: counts for counts in answer.workers}, dict(answer.shadows)
 
     def _release_draining(self) -> None:
         """No gateway holds a request any more: what drained is drained."""

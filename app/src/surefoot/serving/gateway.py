@@ -30,19 +30,24 @@ from surefoot.serving.control import (
     Done,
     Drained,
     Expect,
+    Hide,
     Peer,
     Route,
+    Show,
     Stalled,
     Started,
     Status,
     Trouble,
+    Watched,
     Withdraw,
 )
 from surefoot.serving.exchange import BodyMeter
 from surefoot.serving.heads import BoundedHeads
 from surefoot.serving.inference import ClassifyOperation, InferOperation, Models
 from surefoot.serving.metrics import Metrics
+from surefoot.serving.onlooker import Onlooker
 from surefoot.serving.status import ServingStatus
+from surefoot.watch.likeness import Tally
 
 BODIES_AT_ONCE = 4  # bodies of the greatest length that all requests together may hold
 STATUS_TIMEOUT_S = 3.0
@@ -115,9 +120,18 @@ class Gateway:
             if gone is not None:
                 gone.withdraw()
             return Done()
+        if isinstance(content, Show):
+            self._backend(content.loaded.name).show(Onlooker(content, socket.socket(fileno=descriptors[0])))
+            return Done()
+        if isinstance(content, Hide):
+            backend = self._models.backends.get(content.model)
+            return Watched(backend.show(None) if backend is not None else Tally())
         if isinstance(content, AskCounts):
-            links = [backend.current for backend in self._models.backends.values() if backend.current is not None]
-            return AllCounts(tuple(link.counts() for link in links))
+            backends = self._models.backends.values()
+            onlookers = [backend.onlooker for backend in backends if backend.onlooker is not None]
+            links = [backend.current for backend in backends if backend.current is not None]
+            shadows = tuple((onlooker.show.worker, onlooker.tally) for onlooker in onlookers)
+            return AllCounts(tuple(link.counts() for link in links), shadows)
         return Trouble(f"a gateway does not answer {type(content).__name__}")
 
     def _backend(self, name: str) -> Backend:

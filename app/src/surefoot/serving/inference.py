@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from surefoot.errors import BadRequest, SurefootError
 from surefoot.serving import exchange, oip
-from surefoot.serving.backend import Backend, Link
+from surefoot.serving.backend import Backend, Link, Reply
 from surefoot.serving.exchange import BodyMeter, ClientGoneError, Headers, Receive, Scope, Send
+from surefoot.serving.frames import Buffer
 from surefoot.serving.messages import Classified, Classify, Infer, Inferred
 from surefoot.serving.metrics import Metrics
 from surefoot.serving.refusals import NoSuchModel, WorkerLost, WrongMedia
@@ -119,6 +122,7 @@ class InferOperation(Operation):
         link, (reply, payload) = await backend.ask(question, request.payload, deadline_s - time.monotonic())
         if not isinstance(reply, Inferred):
             raise WorkerLost("the worker answered another question", found=type(reply).__name__)
+        show(backend, question, request.payload, len(body), (reply, payload))
         version = link.route.loaded.version
         parts, head_length = oip.respond(backend.name, version, request, reply.outputs, payload)
         if head_length is None:
@@ -144,6 +148,7 @@ class ClassifyOperation(Operation):
         link, (reply, _) = await backend.ask(question, [body], deadline_s - time.monotonic())
         if not isinstance(reply, Classified):
             raise WorkerLost("the worker answered another question", found=type(reply).__name__)
+        show(backend, question, [body], len(body), (reply, memoryview(b"")))
         value = {
             "model_name": backend.name,
             "model_version": link.route.loaded.version,
@@ -154,3 +159,12 @@ class ClassifyOperation(Operation):
             "latency_ms": (time.perf_counter() - started) * 1e3,
         }
         return Answered(link, b"application/json", [msgspec.json.encode(value)], [])
+
+
+def show(
+    backend: Backend, question: Infer | Classify, payload: Sequence[Buffer], size_bytes: int, reply: Reply
+) -> None:
+    """Let the model's shadow see an answered input, if it is part of the sample. The client's answer goes first."""
+    onlooker = backend.onlooker
+    if onlooker is not None and onlooker.wants(size_bytes):
+        asyncio.get_running_loop().call_soon(onlooker.see, question, payload, *reply)

@@ -10,9 +10,11 @@ import time
 from surefoot.config import Config
 from surefoot.durable import Disk
 from surefoot.errors import DeviceUnable, SurefootError
+from surefoot.serving.gatekeeper import Gatekeeper
 from surefoot.serving.process import epitaph
+from surefoot.serving.shadow import ModelShadow
 from surefoot.serving.status import SwapReport
-from surefoot.serving.swap import ModelSwap, NotLoaded, Serving, Traffic
+from surefoot.serving.swap import ModelSwap, NotLoaded, Serving
 from surefoot.slots.store import Store, TriesUsedUp
 
 BACKOFF_FIRST_S = 0.1
@@ -32,10 +34,11 @@ class OperationRunning(DeviceUnable):
 class ModelKeeper:
     """Sees to it that a model's active release is what serves."""
 
-    def __init__(self, config: Config, name: str, traffic: Traffic) -> None:
+    def __init__(self, config: Config, name: str, traffic: Gatekeeper) -> None:
         self._config = config
         self._store = open_store(config, name)
         self.swap = ModelSwap(config, self._store, traffic)
+        self.shadow = ModelShadow(config, open_store(config, name), traffic)
         self.restarts = 0
         self.reason = ""
         self.loading = False
@@ -223,6 +226,7 @@ class ModelKeeper:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await self.shadow.close()
         await self.swap.close()
 
 

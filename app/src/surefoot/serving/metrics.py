@@ -73,7 +73,13 @@ class _FromStatus(Collector):
         ready = GaugeMetricFamily("surefoot_model_ready", "1 if a worker serves the model", labels=["model"])
         memory = GaugeMetricFamily("surefoot_worker_memory_bytes", "Resident after the load", labels=["model"])
         restarts = CounterMetricFamily("surefoot_worker_restarts", "Workers started after a death", labels=["model"])
+        shadow = CounterMetricFamily(
+            "surefoot_shadow_inferences", "Inputs that a shadow was meant to see", labels=["model", "version", "result"]
+        )
         for model in status.models:
+            for result in ("agreed", "disagreed", "failed", "skipped") if model.shadow is not None else ():
+                count = getattr(model.shadow, result)
+                shadow.add_metric([model.name, model.shadow.version if model.shadow else "", result], count)
             ready.add_metric([model.name], float(model.ready))
             restarts.add_metric([model.name], model.restarts)
             if model.ready:
@@ -90,4 +96,4 @@ class _FromStatus(Collector):
                 memory.add_metric([model.name], model.memory_bytes)
         gateway = CounterMetricFamily("surefoot_gateway_restarts", "Gateways started after a death")
         gateway.add_metric([], status.gateway_restarts)
-        yield from (info, ready, memory, restarts, gateway)
+        yield from (info, ready, memory, restarts, shadow, gateway)

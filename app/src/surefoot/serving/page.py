@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from surefoot.serving.status import ModelServing, ServingStatus
+from surefoot.serving.status import ModelServing, ServingStatus, ShadowServing
 
 REFRESH_S = 5
 
@@ -77,6 +77,7 @@ def _model(model: ModelServing) -> str:
         tags.append(_tag(f"on trial, try {tries.get('tries')} of {tries.get('allowed')}", "warn"))
     if slots.get("held"):
         tags.append(_tag("held: updates wait", "warn"))
+    shadow = _shadow(model.shadow) if model.shadow is not None else ""
     reason = f'<p class="bad">{escape(model.reason)}</p>' if model.reason else ""
     figures = _figures(
         {
@@ -94,9 +95,19 @@ def _model(model: ModelServing) -> str:
         }
     )
     return (
-        f'<section><div class="row"><h2>{escape(model.name)}</h2>{"".join(tags)}</div>{reason}{figures}'
+        f'<section><div class="row"><h2>{escape(model.name)}</h2>{"".join(tags)}</div>{reason}{figures}{shadow}'
         f"{_slots(slots)}{_quarantine(slots)}{_events(model.events)}</section>"
     )
+
+
+def _shadow(shadow: ShadowServing) -> str:
+    doing = (
+        "sees a sample of real inputs and answers nobody" if shadow.watching else shadow.reason or "sees nothing now"
+    )
+    compared = shadow.agreed + shadow.disagreed
+    share = f"{shadow.agreed / compared:.1%} of {compared:,} agreed" if compared else "nothing compared yet"
+    more = f"{shadow.failed:,} failed, {shadow.skipped:,} skipped"
+    return f'<p class="soft">Shadow {escape(shadow.version)} {escape(doing)}: {share}; {more}.</p>'
 
 
 def _figures(figures: Mapping[str, str]) -> str:

@@ -7,6 +7,24 @@ from typing import Any
 import msgspec
 
 
+class ShadowServing(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that sees a sample of real inputs and answers nobody: how often it agreed with what clients got.
+
+    ``reason``: why it is not shown anything any more. ``skipped``: meant for it, while it was busy, or too large.
+    """
+
+    version: str
+    digest: str
+    watching: bool
+    reason: str = ""
+    pid: int | None = None
+    memory_bytes: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
 class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     """One model: what serves (``None`` where nothing does), and what its slot store says.
 
@@ -37,6 +55,7 @@ class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float | None = None
     p99_ms: float | None = None
     restarts: int = 0
+    shadow: ShadowServing | None = None
     slots: dict[str, Any] = {}
     events: list[Any] = []
 

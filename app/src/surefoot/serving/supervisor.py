@@ -34,6 +34,7 @@ from surefoot.serving.sockets import UnixSockets, check_host, open_tcp
 from surefoot.serving.status import ModelServing, ServingStatus, SwapReport
 from surefoot.slots.status import report
 from surefoot.slots.store import Store
+from surefoot.watch.likeness import Tally
 
 EVENTS_SHOWN = 12
 CATCH_UP_S = 5.0
@@ -85,8 +86,8 @@ class Supervisor:
 
     async def status(self) -> ServingStatus:
         """Everything a person or a machine wants to know."""
-        counts = await self._gatekeeper.counts()
-        models = tuple([await self._model(keeper, counts) for _, keeper in sorted(self._keepers.items())])
+        counts, tallies = await self._gatekeeper.counts()
+        models = tuple([await self._model(keeper, counts, tallies) for _, keeper in sorted(self._keepers.items())])
         problem = "; ".join(
             f"{model.name}: {model.reason or model.state}"
             for model in models
@@ -116,7 +117,7 @@ class Supervisor:
         """The same as JSON."""
         return msgspec.json.encode(await self.status())
 
-    async def _model(self, keeper: ModelKeeper, counts: dict[int, Counts]) -> ModelServing:
+    async def _model(self, keeper: ModelKeeper, counts: dict[int, Counts], tallies: dict[int, Tally]) -> ModelServing:
         def from_store() -> tuple[dict[str, object], list[object], str]:
             try:
                 said = report(keeper.swap.store)
@@ -149,6 +150,7 @@ class Supervisor:
             uptime_s=time.monotonic() - serving.since_s,
             load_s=loaded.load_s,
             memory_bytes=loaded.memory_bytes,
+            shadow=keeper.shadow.status(tallies),
             inferences=serving.proved + (seen.inferences if seen else 0),
             failures=seen.failures if seen else 0,
             in_flight=seen.in_flight if seen else 0,
@@ -180,7 +182,9 @@ class Supervisor:
                         log.warning("%s was removed; it is no longer served", name)
                         await self._take_out(name)
                 for name in await asyncio.to_thread(Store.names, self._config.models_dir):
-                    await self._keeper(name).catch_up()
+                    keeper = self._keeper(name)
+                    await keeper.catch_up()
+                    keeper.shadow.follow(keeper.current)
             except (OSError, SurefootError) as error:  # the disk does not answer now; what serves goes on
                 log.error("cannot look at the models: %s", error)
 
