@@ -51,6 +51,10 @@ def _rot_the_active_slot(store: Store, releases: Releases) -> object:
     return store.recover()
 
 
+def _deferred(store: Store, release: kit.Release) -> object:
+    return store.defer(store.fill(release.manifest, release.data, kit.VARIANT, release.files), "it is hot")
+
+
 CASES = {
     "first install": Case((), lambda store, r: kit.install(store, r["1.0.0"]), {None}),
     "second install": Case(("1.0.0",), lambda store, r: kit.install(store, r["2.0.0"]), {"1.0.0"}),
@@ -68,6 +72,7 @@ CASES = {
     "reject the first trial": Case((), lambda store, r: store.reject("bad"), {None, "1.0.0"}, trial="1.0.0"),
     "reject a confirmed one": Case(("1.0.0", "2.0.0"), lambda store, r: store.reject("bad"), {"1.0.0", "2.0.0"}),
     "refuse": Case(("1.0.0",), lambda store, r: store.refuse("b", "gate"), {"1.0.0"}, ready="2.0.0"),
+    "install, its gate deferred": Case(("1.0.0",), lambda store, r: _deferred(store, r["2.0.0"]), {"1.0.0"}),
     "revert": Case(("1.0.0",), lambda store, r: store.revert("later"), {"1.0.0", "2.0.0"}, trial="2.0.0"),
     "rollback of a trial": Case(("1.0.0",), lambda store, r: store.rollback(), {"1.0.0", "2.0.0"}, trial="2.0.0"),
     "rollback": Case(("1.0.0", "2.0.0"), lambda store, r: store.rollback(), {"1.0.0", "2.0.0"}),

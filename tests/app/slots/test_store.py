@@ -120,6 +120,22 @@ def test_a_slot_whose_gate_has_not_passed_is_filled_again(store: Store, releases
     assert kit.install(store, second) == slot
 
 
+def test_a_deferred_gate_leaves_the_release_staged_for_another_try(
+    store: Store, releases: dict[str, kit.Release]
+) -> None:
+    deploy(store, releases, "1.0.0")
+    second = releases["2.0.0"]
+    slot = store.fill(second.manifest, second.data, kit.VARIANT, second.files)
+    state = store.defer(slot, "it is hot")
+    assert (state.slots[slot].status, state.quarantine, state.trial, state.held) == ("staged", (), None, False)
+    assert (store.history(1)[-1].what, store.history(1)[-1].reason) == ("gate deferred", "it is hot")
+    assert store.recover().actions == [] and store.staged(second.digest) == slot
+    store.mark_ready(slot)
+    assert store.staged(second.digest) is None
+    kit.flip_a_bit(store.slot_path(slot) / "model.onnx")
+    assert store.staged(second.digest) is None
+
+
 def test_a_failed_gate_quarantines_with_evidence_and_not_without(
     store: Store, releases: dict[str, kit.Release]
 ) -> None:
