@@ -173,7 +173,6 @@ def expired(role: Role, data: bytes, detail: str) -> UntrustedRelease:
     """Expired metadata as an error: which, when, and what to do. tuf names the role whose expiry it met."""
     if detail.startswith("Final root"):
         return UntrustedRelease("root.json has expired", found=detail, hint=_HINTS["root"])
-    when = text(Metadata.from_bytes(data).signed.expires) if data else detail
-    return UntrustedRelease(
-        f"{role}.json has expired, so it may hide newer releases", found=f"valid until {when}", hint=_HINTS[role]
-    )
+    named = next((each for each in ROLES if detail.startswith(f"{each}.json")), role)
+    until = f"valid until {text(Metadata.from_bytes(data).signed.expires)}" if data and named == role else detail
+    return UntrustedRelease(f"{named}.json has expired, so it may hide newer releases", found=until, hint=_HINTS[named])
