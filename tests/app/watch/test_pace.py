@@ -138,6 +138,13 @@ def test_known_ranks_of_the_median():
     assert quantile_interval([float(value) for value in range(1, 101)], 0.5, 0.95) == Interval(40.0, 61.0)
 
 
+def test_each_look_takes_a_third_of_the_error():
+    """By tables of the binomial: of 100 rounds the 38th and the 63rd, and not the 40th and the 61st of one look."""
+    ratios = tuple(float(value) for value in range(1, 101) for _ in range(2))
+    found = ratio_interval(Pace(candidate_ms=ratios, active_ms=(1.0,) * 200))
+    assert (found.low, found.high) == pytest.approx((38.0, 63.0))
+
+
 def test_the_absolute_limit_needs_enough_latencies_to_pass_and_fewer_to_fail():
     quick = (1.0,) * 199
     assert judge_p99((*quick, 1.0), 5.0) == "open"
