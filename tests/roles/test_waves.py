@@ -24,7 +24,7 @@ DOUBLES = {
     that: inventory_hostname not in refused | default([])
     fail_msg: its disk is full
 """,
-    "app/tasks/main.yml": """
+    "app/tasks/apply.yml": """
 - name: Change the device
   ansible.builtin.command: "touch {{ places }}/{{ inventory_hostname }}"
   changed_when: true
@@ -40,7 +40,7 @@ DOUBLES = {
     ansible_port: 1
 """,
     "models/tasks/preflight.yml": "[]",
-    "models/tasks/main.yml": "[]",
+    "models/tasks/apply.yml": "[]",
 }
 
 
