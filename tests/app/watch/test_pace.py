@@ -9,6 +9,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -22,13 +23,13 @@ Judge = Callable[[Pace, float], Decision]
 
 
 def timings(chance: random.Random, slower: float) -> Iterator[tuple[float, float]]:
-    """(active, candidate) in ms, in ABBA order: noise, bursts of other work, a drift, and the second of two is warm."""
+    """(active, candidate) in ms, ABBA and BAAB: noise, bursts of other work, a drift; the second in a row is warm."""
     load, now = 0.0, 0
     while True:
         taken: dict[str, list[float]] = {"a": [], "b": []}
-        for place, who in enumerate("abba"):
+        for before, who in pairwise("-abbabaab"):
             load = max(0.0, load + chance.choice((-1, 1)) * 0.01) if chance.random() < 0.9 else chance.random() * 0.5
-            base = 2.0 * (slower if who == "b" else 1.0) * (1.0 if place in (0, 2) else 1.15)
+            base = 2.0 * (slower if who == "b" else 1.0) * (0.87 if who == before else 1.0)
             burst = chance.expovariate(1 / 8.0) if chance.random() < 0.08 else 0.0
             taken[who].append(base * chance.lognormvariate(0, 0.06) * (1 + load) * (1 + now / 4000) + burst)
             now += 1
@@ -140,8 +141,8 @@ def test_known_ranks_of_the_median():
 
 def test_each_look_takes_a_third_of_the_error():
     """By tables of the binomial: of 100 rounds the 38th and the 63rd, and not the 40th and the 61st of one look."""
-    ratios = tuple(float(value) for value in range(1, 101) for _ in range(2))
-    found = ratio_interval(Pace(candidate_ms=ratios, active_ms=(1.0,) * 200))
+    ratios = tuple(float(value) for value in range(1, 101) for _ in range(4))
+    found = ratio_interval(Pace(candidate_ms=ratios, active_ms=(1.0,) * 400))
     assert (found.low, found.high) == pytest.approx((38.0, 63.0))
 
 
