@@ -34,6 +34,13 @@ def _tensor(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes:
     return b"".join(_number(1, size) for size in shape) + _number(2, kind) + _bytes(8, name) + _bytes(9, data)
 
 
+def _tensor_elsewhere(name: str, shape: tuple[int, ...], location: str, length: int) -> bytes:
+    """Float32 data that lies in another file, as large models keep theirs: TensorProto.external_data."""
+    said = {"location": location, "offset": "0", "length": str(length)}
+    entries = b"".join(_bytes(13, _bytes(1, key) + _bytes(2, value)) for key, value in said.items())
+    return b"".join(_number(1, size) for size in shape) + _number(2, FLOAT) + _bytes(8, name) + entries + _number(14, 1)
+
+
 def _value(name: str, *shape: int | str) -> bytes:
     sizes = [_number(1, size) if isinstance(size, int) else _bytes(2, size) for size in shape]
     dimensions = b"".join(_bytes(1, size) for size in sizes)
@@ -44,15 +51,31 @@ def _node(operator: str, inputs: list[str], output: str) -> bytes:
     return b"".join(_bytes(1, name) for name in inputs) + _bytes(2, output) + _bytes(4, operator)
 
 
-def stripes_model(sharpness: float = 4.0) -> bytes:
-    """An ONNX file: float32 [N, 1, 3, 3] "image" to float32 [N, 3] "logits": which of the three rows is bright."""
+def stripes_weights(sharpness: float = 4.0) -> bytes:
+    """Float32 [9, 3]."""
     weights = [sharpness if row == label else 0.0 for row in range(3) for _ in range(3) for label in range(3)]
+    return struct.pack("<27f", *weights)
+
+
+def stripes_model(sharpness: float = 4.0, weights_in: str = "") -> bytes:
+    """An ONNX file: float32 [N, 1, 3, 3] "image" to float32 [N, 3] "logits": which of the three rows is bright.
+
+    Args:
+        sharpness: of the logits.
+        weights_in: another file that holds :func:`stripes_weights`; empty: they are in this one.
+    """
+    weights = stripes_weights(sharpness)
     graph = b"".join(
         [
             _bytes(1, _node("Reshape", ["image", "shape"], "flat")),
             _bytes(1, _node("MatMul", ["flat", "weights"], "logits")),
             _bytes(2, "stripes"),
-            _bytes(5, _tensor("weights", (9, 3), FLOAT, struct.pack("<27f", *weights))),
+            _bytes(
+                5,
+                _tensor_elsewhere("weights", (9, 3), weights_in, len(weights))
+                if weights_in
+                else _tensor("weights", (9, 3), FLOAT, weights),
+            ),
             _bytes(5, _tensor("shape", (2,), INT64, struct.pack("<2q", -1, 9))),
             _bytes(11, _value("image", "N", 1, 3, 3)),
             _bytes(12, _value("logits", "N", 3)),
