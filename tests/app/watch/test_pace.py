@@ -91,7 +91,7 @@ def test_one_that_is_exactly_at_the_limit_is_mostly_left_open_whichever_way_it_e
 @pytest.mark.parametrize(
     ("mutant", "slower"),
     [(by_the_mean, 1.0), (by_the_estimate, LIMIT), (by_one_end, LIMIT)],
-    ids=lambda each: str(each),
+    ids=["mean", "estimate", "one end"],
 )
 def test_judging_by_less_than_the_interval_is_caught(mutant, slower):
     """Each of them rejects more than the tests above allow."""
