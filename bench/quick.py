@@ -42,7 +42,7 @@ def main() -> int:
     _print(results)
     if "--json" in sys.argv:
         Path(sys.argv[sys.argv.index("--json") + 1]).write_text(
-            json.dumps({"machine": _machine(), "results": results}, indent=1)
+            json.dumps({"machine": machine(), "results": results}, indent=1)
         )
     return 0
 
@@ -122,7 +122,8 @@ def _block(call: Call) -> list[float]:
     return measured
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What it was measured on, in words."""
     model = ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -132,7 +133,7 @@ def _machine() -> str:
 
 
 def _print(results: dict[str, dict[str, dict[str, float]]]) -> None:
-    print(f"{_machine()}; v1 (FP32), one thread, one client; {BLOCKS} interleaved blocks of {CALLS_PER_BLOCK} calls")
+    print(f"{machine()}; v1 (FP32), one thread, one client; {BLOCKS} interleaved blocks of {CALLS_PER_BLOCK} calls")
     for runtime, rows in results.items():
         print(f"\n{runtime:<18}{'p50 ms':>9}{'p99 ms':>9}{'ratio of p50':>14}")
         for name, row in rows.items():
