@@ -22,6 +22,7 @@ import urllib3
 from images import bundle
 from images.wheels.check import read_lock
 from tests.images.macs import HERE, INSIDE, LABEL, PYTHON, ROOT, Mac
+from tests.parts.unpack import unpack
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, interpreter: Path) -> tupl
         out = tmp_path_factory.mktemp(name)
         archive, least = bundle.build(HERE, locked, ROOT / "build" / "wheels" / f"here-{name}", out, extra, app, INSIDE)
         assert least == ""
-        with tarfile.open(archive) as tar:
-            tar.extractall(out, filter="data")
+        unpack(archive, out)
         folders.append(out / archive.name.removesuffix(".tar.gz"))
     return folders[0], folders[1]
 

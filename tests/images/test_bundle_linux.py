@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from images import bundle
 from images.wheels.check import Target, read_folder
+from tests.parts.unpack import unpack
 
 
 @pytest.mark.parametrize(("name", "machine"), [("linux-amd64", "x86_64"), ("linux-arm64", "aarch64")])
@@ -17,8 +17,7 @@ def test_a_bundle_for_linux_holds_the_lock_s_wheels_their_checksums_and_no_insta
 ) -> None:
     assert bundle.main([name, "--out", str(tmp_path)]) == 0
     assert f"needs Python 3.11 on {machine}" in capsys.readouterr().out
-    with tarfile.open(tmp_path / f"surefoot-0.1.0-{name}.tar.gz") as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(tmp_path / f"surefoot-0.1.0-{name}.tar.gz", tmp_path)
     folder = tmp_path / f"surefoot-0.1.0-{name}"
     assert sorted(path.name for path in folder.iterdir()) == [
         "LICENSE", "README.txt", "SHA256SUMS", "bundle.conf", "requirements.lock", "wheels",

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from images import bundle
 from images.wheels.check import Refused, Target, read_folder
 from tests.images import wheelwright
 from tests.images.macs import HERE, INSIDE, MAC, PYTHON, Mac, small_bundle
+from tests.parts.unpack import unpack
 
 SCRIPTS = sorted(INSIDE.glob("*.sh"))
 
@@ -47,8 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bundle_holds_the_lock_s_wheels_for_apple_silicon_and_says_what_they_need(built, tmp_path):
     assert built.name == "surefoot-0.1.0-macos-arm64.tar.gz"
-    with tarfile.open(built) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(built, tmp_path)
     folder = tmp_path / "surefoot-0.1.0-macos-arm64"
     wheels = read_folder([folder / "wheels"])
     target = Target.of(["macosx_14_0_arm64"], "3.11")

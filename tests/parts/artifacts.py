@@ -31,6 +31,7 @@ from demo.place import RECIPES
 from images import bundle as bundles
 from tests.parts import docker
 from tests.parts.docker import ROOT
+from tests.parts.unpack import unpack
 
 FOLDER = ROOT / "build" / "parts" / "artifacts"
 STALE_S = 3600.0  # a test may still be reading what an earlier state of the sources made
@@ -143,8 +144,7 @@ def _bundle(folder: Path, target: str, variant: str) -> None:
         _run(sys.executable, "-m", "images.bundle", target, "--out", folder)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        with tarfile.open(bundle(target)) as tar:
-            tar.extractall(scratch, filter="data")
+        unpack(bundle(target), Path(scratch))
         (unpacked,) = Path(scratch).iterdir()
         if variant == "broken":
             _break(unpacked)

@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.parts.unpack import unpack
 from tests.roles.controller import ROOT, Controller
 
 # Environments with the programs that the tests ask for, made once, each pinned by ansible-test itself.
@@ -78,8 +78,7 @@ def test_the_collection_passes_the_sanity_tests_of_ansible(
 ) -> None:
     collection = tmp_path / "ansible_collections" / "surefoot" / "edge"
     collection.mkdir(parents=True)
-    with tarfile.open(built_collection) as tar:
-        tar.extractall(collection, filter="data")
+    unpack(built_collection, collection)
     sanity = collection / "tests" / "sanity"
     sanity.mkdir(parents=True)
     version = controller.command("ansible-test", "--version", cwd=collection).stdout.split()[-1]
