@@ -66,8 +66,8 @@ def writers(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.py") if WRITES.search(path.read_text())}
 
 
-# Beside state: the server's own log, and who holds a lock, which is information only.
-NOT_STATE = {"durable.py", "serving/detach.py", "slots/operation.py"}
+# Beside state: the server's own log, who holds a lock, which is information only, and what the kernel is told in /proc.
+NOT_STATE = {"durable.py", "serving/detach.py", "serving/shadow.py", "slots/operation.py"}
 
 
 def test_only_the_durable_writer_writes():
