@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.parts.docker import ROOT
+from tests.parts import debian
 
 CONFIGURATION = """
 daemon off;
@@ -77,28 +74,8 @@ class Nginx:
 
 
 def possible() -> bool:
-    """Whether nginx is here, or can be had: by root on Debian."""
-    return shutil.which("nginx") is not None or (os.geteuid() == 0 and shutil.which("apt-get") is not None)
-
-
-def program() -> Path:
-    """Unpacked beside the engine, never installed: its package would start a service."""
-    installed = shutil.which("nginx")
-    if installed:
-        return Path(installed)
-    folder = ROOT / "build" / "parts" / "nginx"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        found = folder / "root" / "usr" / "sbin" / "nginx"
-        if not found.exists():
-            for line in (["apt-get", "update", "-qq"], ["apt-get", "download", "-qq", "nginx"]):
-                subprocess.run(line, cwd=folder, check=True, capture_output=True, timeout=300)
-            deb = next(folder.glob("nginx_*.deb"))
-            shutil.rmtree(folder / "part", ignore_errors=True)
-            subprocess.run(["dpkg-deb", "--extract", deb, folder / "part"], check=True)
-            (folder / "part").rename(folder / "root")
-    return found
+    """Whether nginx is here, or can be had."""
+    return debian.possible("nginx")
 
 
 @contextmanager
@@ -108,8 +85,10 @@ def running(folder: Path, here: Path, certificate: Path | None = None, key: Path
     secured = TLS.replace("CERTIFICATE", str(certificate)).replace("KEY", str(key)) if certificate else ""
     text = CONFIGURATION.replace("TLS", secured).replace("FOLDER", str(folder)).replace("HERE", str(here))
     (here / "nginx.conf").write_text(text)
+    program = debian.program("nginx", "usr/sbin/nginx")
     process = subprocess.Popen(
-        [program(), "-c", here / "nginx.conf", "-e", here / "error.log", "-p", here], stderr=subprocess.DEVNULL
+        [program, "-c", here / "nginx.conf", "-e", here / "error.log", "-p", here],
+        stderr=subprocess.DEVNULL,
     )
     server = Nginx(folder, here)
     last = server.secured if certificate else server.plain

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import urllib3
 
-from tests.parts.docker import ROOT
+from tests.parts import debian
 
 CONFIGURATION = """
 version: 0.1
@@ -46,32 +44,18 @@ class Registry:
         return {path.parent.name: path.stat().st_size for path in found}
 
 
-def program() -> Path:
-    """Unpacked beside the engine, never installed: its package would start a service."""
-    installed = shutil.which("docker-registry")
-    if installed:
-        return Path(installed)
-    folder = ROOT / "build" / "parts" / "registry"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        found = folder / "root" / "usr" / "bin" / "docker-registry"
-        if not found.exists():
-            for line in (["apt-get", "update", "-qq"], ["apt-get", "download", "-qq", "docker-registry"]):
-                subprocess.run(line, cwd=folder, check=True, capture_output=True, timeout=300)
-            deb = next(folder.glob("docker-registry_*.deb"))
-            subprocess.run(["dpkg-deb", "--extract", deb, folder / "part"], check=True)
-            (folder / "part").rename(folder / "root")
-    return found
-
-
 @contextmanager
 def running(folder: Path) -> Iterator[Registry]:
     """A registry with nothing in it, on a port that the kernel chose; stopped at the end."""
     folder.mkdir(parents=True)
     settings = folder / "config.yml"
     settings.write_text(CONFIGURATION.replace("DATA", str(folder / "data")))
-    process = subprocess.Popen([program(), "serve", settings], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    program = debian.program("docker-registry", "usr/bin/docker-registry")
+    process = subprocess.Popen(
+        [program, "serve", settings],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     try:
         assert process.stderr is not None
         said = b""
