@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Timestamp
 from surefoot.durable import Disk
 from surefoot.release import kit as kits
 from surefoot.release import repository, walk
-from surefoot.release.clock import FLOOR_NAME
+from surefoot.release.clock import FLOOR_NAME, read_floor
 from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
@@ -78,10 +78,8 @@ def test_a_stolen_timestamp_key_cannot_lift_the_floor_where_the_clock_is_trusted
     assert store.floor() == START
 
 
-def test_a_stolen_timestamp_key_ends_updates_without_a_trusted_clock_until_the_floor_is_removed(
-    publisher, store, clock
-):
-    """What remains of this attack: no new key helps, for by the floor all has expired. What serves goes on serving."""
+def test_a_stolen_timestamp_key_stops_updates_without_a_trusted_clock_until_a_root_replaces_it(publisher, store, clock):
+    """By the floor that it lifted all has expired, until its key is gone. What serves goes on serving."""
     publisher.publish("1.0.0")
     refresh(store, publisher)
     good = publisher.snapshot_of_now()
@@ -90,14 +88,34 @@ def test_a_stolen_timestamp_key_ends_updates_without_a_trusted_clock_until_the_f
     assert refresh(store, publisher).freshness == "unproven"
     shutil.rmtree(publisher.repository)
     shutil.copytree(good, publisher.repository)
-    publisher.renew("timestamp", "snapshot")
     publisher.refresh()
     for clock.known in (False, True):
         refused(store, publisher, "root.json has expired")
     current = store.current()
     assert current is not None and current.versions(NAME) == ["1.0.0"]
-    (store.directory / FLOOR_NAME).unlink()
-    assert refresh(store, publisher).freshness == "proven"
+    publisher.renew("timestamp")
+    publisher.refresh()
+    for clock.known, freshness in ((False, "unproven"), (True, "proven")):
+        assert refresh(store, publisher).freshness == freshness
+    assert store.floor() == START
+
+
+def test_a_new_online_key_takes_nothing_from_what_root_and_targets_have_signed(publisher, store, clock):
+    publisher.publish("1.0.0")
+    publisher.now = clock.moment = START + 20 * DAY
+    publisher.publish("2.0.0")
+    publisher.now = clock.moment = START + 22 * DAY
+    publisher.refresh()
+    refresh(store, publisher)
+    assert store.floor() == START + 22 * DAY
+    publisher.now = START + 21 * DAY  # signed by a publisher whose clock runs behind
+    publisher.renew("timestamp")
+    publisher.refresh()
+    clock.known = False
+    refresh(store, publisher)
+    assert store.floor() == START + 21 * DAY
+    kept = read_floor(store.directory / FLOOR_NAME)
+    assert kept.lasting == START + 21 * DAY and kept.by("other keys") == kept.lasting
 
 
 # -- roots -----------------------------------------------------------------------------------------------------------

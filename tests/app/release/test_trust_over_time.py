@@ -104,7 +104,7 @@ def test_the_floor_is_the_newest_signed_issue_time_and_never_sinks(publisher, st
     publisher.refresh()
     refresh(store, publisher)
     assert store.floor() == START + 3 * DAY
-    (store.directory / FLOOR_NAME).write_text("1999-01-01T00:00:00Z\n")
+    (store.directory / FLOOR_NAME).write_text("1999-01-01T00:00:00Z\n1999-01-01T00:00:00Z 00\n")
     assert store.floor() == BUILD_TIME
     (store.directory / FLOOR_NAME).write_bytes(b"\xff garbage")
     assert store.floor() == BUILD_TIME

@@ -287,7 +287,7 @@ def test_without_a_configuration_a_missing_data_directory_is_no_fault(pi5):
 
 
 def test_a_clock_before_the_time_floor_is_a_problem_whatever_is_synchronised(pi5):
-    put(pi5, "data/surefoot/trust/time-floor", "2026-07-01T00:00:00Z")
+    put(pi5, "data/surefoot/trust/time-floor", "2026-07-01T00:00:00Z\n2026-07-01T00:00:00Z 00")
     assert finding(pi5, "clock").status == "problem"
     change(pi5, now="1970-01-01T00:00:10Z")
     (pi5 / "data/surefoot/trust/time-floor").unlink()

@@ -21,6 +21,8 @@ FLOOR_NAME = "time-floor"  # in the trust directory
 # The app cannot run before it was built. Raised with each release of the app; never a file's time.
 BUILD_TIME = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
+_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
 _STA_UNSYNC = 0x0040  # <sys/timex.h>
 _TIME_ERROR = 5
 _TIMESYNCD = Path("/run/systemd/timesync/synchronized")
@@ -58,13 +60,49 @@ def judge(mode: Mode, now: datetime, synchronised: bool, floor: datetime) -> Rea
     return Reading(now if trusted else floor, trusted)
 
 
-def read_floor(path: Path) -> datetime:
-    """A moment that has surely passed: the newest of build time and the signed time that ``path`` keeps."""
+class Floor(msgspec.Struct, frozen=True):
+    """A moment that has surely passed, by who signed it.
+
+    Attributes:
+        lasting: by root and targets, whose keys lie in a safe.
+        online: by timestamp and snapshot. It is worth what their keys are: a new root that replaces them ends it.
+        keys: which those are, as :func:`surefoot.release.metadata.online_keys` says.
+    """
+
+    lasting: datetime = BUILD_TIME
+    online: datetime = BUILD_TIME
+    keys: str = ""
+
+    @property
+    def newest(self) -> datetime:
+        """Where the keys are not asked for."""
+        return max(self.lasting, self.online)
+
+    def by(self, keys: str) -> datetime:
+        """The newest moment that counts where these are the online keys."""
+        return self.newest if keys == self.keys else self.lasting
+
+    def raised(self, lasting: datetime, online: datetime, keys: str) -> Floor:
+        """The same after more was accepted."""
+        return Floor(max(self.lasting, lasting), max(self.online, online) if keys == self.keys else online, keys)
+
+    def encode(self) -> bytes:
+        """As it is kept: two lines."""
+        return f"{self.lasting:{_FORMAT}}\n{self.online:{_FORMAT}} {self.keys}\n".encode()
+
+
+def read_floor(path: Path) -> Floor:
+    """What ``path`` keeps; the build time, which is certain, where it is absent or unreadable."""
     try:
-        stored = datetime.strptime(read_bounded(path, 64).decode(), "%Y-%m-%dT%H:%M:%SZ\n")
-        return max(BUILD_TIME, stored.replace(tzinfo=timezone.utc))
+        first, second = read_bounded(path, 256).decode().splitlines()
+        online, _, keys = second.partition(" ")
+        return Floor(max(BUILD_TIME, _time(first)), max(BUILD_TIME, _time(online)), keys)
     except (OSError, ValueError, DeviceUnable):
-        return BUILD_TIME  # absent or unreadable: the least that is certain
+        return Floor()
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, _FORMAT).replace(tzinfo=timezone.utc)
 
 
 class _Timex(ctypes.Structure):

@@ -5,6 +5,7 @@ Terms and file names as in https://theupdateframework.github.io/specification/la
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,6 +100,12 @@ def issued(signed: Signed) -> datetime | None:
         return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     except (TypeError, ValueError):
         return None
+
+
+def online_keys(root: Root) -> str:
+    """Which keys a root lets sign timestamp and snapshot: SHA-256 (hex) over their identifiers."""
+    identifiers = sorted({each for role in ("timestamp", "snapshot") for each in root.roles[role].keyids})
+    return hashlib.sha256(" ".join(identifiers).encode()).hexdigest()
 
 
 def text(moment: datetime) -> str:

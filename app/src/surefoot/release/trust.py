@@ -18,8 +18,8 @@ from tuf.api.metadata import Signed, TargetFile, Targets
 from surefoot.durable import Disk, locked, read_bounded
 from surefoot.errors import DeviceUnable, SurefootError, UntrustedRelease
 from surefoot.release import manifest, walk
-from surefoot.release.clock import BUILD_TIME, FLOOR_NAME, Clock, Mode, Reading, judge, read_floor
-from surefoot.release.metadata import BEGINNING, MOST_BYTES, Role, issued, sha256_of, target_path, text
+from surefoot.release.clock import BUILD_TIME, FLOOR_NAME, Clock, Floor, Mode, Reading, judge, read_floor
+from surefoot.release.metadata import BEGINNING, MOST_BYTES, Role, issued, online_keys, sha256_of, target_path, text
 from surefoot.release.source import Source
 
 MOST_FUTURE = timedelta(days=1)  # how far a publisher's clock may run ahead of a trusted one
@@ -133,23 +133,28 @@ class TrustStore:
             DeviceUnable: no root was pinned, or the disk cannot be written.
         """
         with self._locked():
-            reading = self.reading(clock)
-            rules = self._kept_roots(reading.reference)
+            now, synchronised = self._clock.now(), self._clock.synchronised()  # once, for the whole walk
+            rules = self._kept_roots(BEGINNING)
+
+            def reading() -> Reading:
+                return judge(clock, now, synchronised, self._kept_floor().by(online_keys(rules.root)))
 
             def accept(role: Role, signed: Signed, data: bytes) -> None:
-                self.check_issued(role, signed, reading)
+                self.check_issued(role, signed, reading())
                 self._write(role, signed.version, data)
 
             walk.fetch_roots(rules, source, accept)
+            rules.reference_time = reading().reference  # no root's expiry was asked for until here
             self._prime_timestamp(rules)
             walk.fetch_timestamp(rules, source, accept)
             self._prime_snapshot(rules)
             walk.fetch_snapshot(rules, source, accept)
             self._prime_targets(rules)
             walk.fetch_targets(rules, source, accept)
+            judged = reading()
             self._raise_floor(rules)
             self._prune(rules)
-            return Trusted(rules, reading)
+            return Trusted(rules, judged)
 
     def current(self, clock: Mode = "auto") -> Trusted | None:
         """What was accepted last, from the disk alone; ``None`` where nothing whole is there. Expiry is no obstacle.
@@ -173,7 +178,7 @@ class TrustStore:
 
     def floor(self) -> datetime:
         """A moment that has surely passed: the newest of build time and the signed issue time of what was accepted."""
-        return read_floor(self.directory / FLOOR_NAME)
+        return self._kept_floor().newest
 
     def check_issued(self, role: Role, signed: Signed, reading: Reading) -> None:
         """Refuse what was signed in the future: accepted, it would lift the floor above the present for good.
@@ -258,11 +263,20 @@ class TrustStore:
             with contextlib.suppress(RepositoryError, ValueError, KeyError, DeviceUnable):
                 rules.update_targets(self._read("targets", named.version))
 
+    def _kept_floor(self) -> Floor:
+        return read_floor(self.directory / FLOOR_NAME)
+
     def _raise_floor(self, rules: walk.Rules) -> None:
-        signed: tuple[Signed, ...] = (rules.root, rules.timestamp, rules.snapshot, rules.targets)
-        newest = max([moment for each in signed if (moment := issued(each))], default=BUILD_TIME)
-        if newest > self.floor():
-            self._disk.write(self.directory / FLOOR_NAME, f"{text(newest)}\n".encode())
+        """What online keys signed counts while they are the root's: a stolen one cannot stop time for good."""
+
+        def newest(*signed: Signed) -> datetime:
+            return max([moment for each in signed if (moment := issued(each))], default=BUILD_TIME)
+
+        kept = self._kept_floor()
+        lasting, online = newest(rules.root, rules.targets), newest(rules.timestamp, rules.snapshot)
+        raised = kept.raised(lasting, online, online_keys(rules.root))
+        if raised != kept:
+            self._disk.write(self.directory / FLOOR_NAME, raised.encode())
 
     def _prune(self, rules: walk.Rules) -> None:
         keep = {

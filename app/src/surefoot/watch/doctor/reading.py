@@ -43,7 +43,7 @@ def read(files: Files, live: Live, data_dir: Path) -> Facts:
         throttling=throttling(files, live.vcgencmd),
         memory=memory(files, version),
         jemalloc="libjemalloc" in files.text("/proc/self/maps", MOST_MOUNTS_BYTES),
-        floor=read_floor(files.root / data_dir.relative_to("/") / "trust" / FLOOR_NAME),
+        floor=read_floor(files.root / data_dir.relative_to("/") / "trust" / FLOOR_NAME).newest,
         recorded="" if files.root == Path("/") else str(files.root),
     )
 
