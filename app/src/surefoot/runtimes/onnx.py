@@ -18,6 +18,7 @@ from typing import Any
 
 from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release.manifest import DataType, Tensor
+from surefoot.runtimes.onnx_file import names_other_files
 from surefoot.runtimes.protocol import Array, Facts, ModelRefused, Options, Signature
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
@@ -61,6 +62,7 @@ class OnnxRuntime:
         offered = self._library.get_available_providers()
         if provider not in offered:
             raise _not_given(provider, ", ".join(offered))
+        _refuse_other_files(artifact)
         try:
             # The CPU stands behind an accelerator for the operators that it lacks, as ONNX Runtime itself does.
             # Whether the accelerator was taken at all is read back below.
@@ -93,6 +95,7 @@ class OnnxRuntime:
         # Spinning takes whole cores while idle: https://onnxruntime.ai/docs/performance/tune-performance/threading.html
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.load_model_format", "ONNX")  # by no other reader than was looked at
         settings.log_severity_level = 3
         return settings
 
@@ -131,6 +134,22 @@ def import_quietly() -> Any:
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
+
+
+def _refuse_other_files(artifact: Path) -> None:
+    hint = "release a model this version can run, or update the app"
+    try:
+        elsewhere = names_other_files(artifact)
+    except (OSError, ValueError) as error:
+        raise ModelRefused(
+            f"{artifact.name} cannot be loaded, it is no ONNX file", found=str(error), hint=hint
+        ) from error
+    if elsewhere:
+        raise ModelRefused(
+            f"{artifact.name} cannot be loaded, its weights are in another file",
+            expected="all of the model in one file, which its digest covers",
+            hint="save it with its weights in it: onnx.save(model, path, save_as_external_data=False)",
+        )
 
 
 def _tensor(node: Any) -> Tensor:
