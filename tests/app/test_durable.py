@@ -60,6 +60,7 @@ def test_several_files_change_only_when_there_was_room_for_all(tmp_path: Path) -
     disk.write_all({tmp_path / "x": b"1", tmp_path / "y": b"1"})
     names = [primitive for primitive, _ in disk.steps]
     assert names.index("rename") > len(names) - 1 - names[::-1].index("write")
+    assert names[-3:] == ["rename", "rename", "fsync"], "one directory, one fsync"
 
     class Full(Disk):
         def _create(self, path: Path, mode: int) -> int:

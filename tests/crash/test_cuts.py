@@ -51,6 +51,11 @@ def _rot_the_active_slot(store: Store, releases: Releases) -> object:
     return store.recover()
 
 
+def _traffic_first(store: Store) -> object:
+    with store.postponing():
+        return store.rollback()
+
+
 def _deferred(store: Store, release: kit.Release) -> object:
     return store.defer(store.fill(release.manifest, release.data, kit.VARIANT, release.files), "it is hot")
 
@@ -76,6 +81,7 @@ CASES = {
     "revert": Case(("1.0.0",), lambda store, r: store.revert("later"), {"1.0.0", "2.0.0"}, trial="2.0.0"),
     "rollback of a trial": Case(("1.0.0",), lambda store, r: store.rollback(), {"1.0.0", "2.0.0"}, trial="2.0.0"),
     "rollback": Case(("1.0.0", "2.0.0"), lambda store, r: store.rollback(), {"1.0.0", "2.0.0"}),
+    "rollback, the traffic first": Case(("1.0.0", "2.0.0"), lambda store, r: _traffic_first(store), {"1.0.0", "2.0.0"}),
     "rollback of two steps, from the archive": Case(
         ("1.0.0", "2.0.0", "3.0.0"), lambda store, r: store.rollback(2), {"1.0.0", "3.0.0"}
     ),

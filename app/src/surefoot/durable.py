@@ -104,6 +104,9 @@ class Disk:
     ) -> None:
         """Replace several files in order, durably. None changes unless there was room for all of them.
 
+        A directory is fsynced once for files of it that follow each other: after a cut each holds its old content or
+        its new one, and which of them have the new one is open until this returns.
+
         ``modes`` is for files that are to have another mode than the rest.
         """
         modes = modes or {}
@@ -116,8 +119,11 @@ class Disk:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
             raise
-        for temporary, path in prepared:
-            self._place(temporary, path)
+        for number, (temporary, path) in enumerate(prepared):
+            with _reported(path):
+                self._rename(temporary, path)
+            if number + 1 == len(prepared) or prepared[number + 1][1].parent != path.parent:
+                self.sync_directory(path.parent)
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> tuple[str, int]:
         """Write ``chunks`` to ``path`` durably, hashing what is written.

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from surefoot.durable import Disk
 from surefoot.errors import BadRequest, DeviceUnable, UntrustedRelease
 from surefoot.slots.boot import boot_id
-from surefoot.slots.state import State
+from surefoot.slots.state import ReleaseRef, State
 from surefoot.slots.status import report
 from surefoot.slots.store import Store, TriesUsedUp
 from tests.app.slots import kit
@@ -362,3 +363,45 @@ def test_the_report_is_plain_and_whole(store: Store, releases: dict[str, kit.Rel
     assert [(one.version, one.where) for one in found.previous] == [("2.0.0", "b"), ("1.0.0", "archive")]
     assert (found.floor, found.held, found.problem) == ("2.0.0", False, None)
     assert Store.names(store.slot_path("a").parents[1]) == [kit.NAME]
+
+
+# -- the traffic first -------------------------------------------------------------------------------------------------
+
+
+class Synced(Disk):
+    """Notes what is fsynced."""
+
+    def __init__(self) -> None:
+        self.names = list[str]()
+
+    def step(self, primitive: str, path: Path) -> None:
+        if primitive in ("fsync", "syncfs"):
+            self.names.append(path.name)
+
+
+def test_a_rollback_is_durable_after_three_fsyncs_and_told_of_by_a_fourth(
+    tmp_path: Path, releases: dict[str, kit.Release]
+) -> None:
+    """The traffic waits for the first three: both copies of the state, and the directory that names them."""
+    deploy(kit.open_store(tmp_path), releases, "1.0.0", "2.0.0")
+    disk = Synced()
+    store = kit.open_store(tmp_path, disk)
+    with store.postponing():
+        assert store.rollback(1, "it is slow").serving == ReleaseRef("1.0.0", releases["1.0.0"].digest, kit.VARIANT)
+        assert disk.names == [".tmp-state.0", ".tmp-state.1", kit.NAME]
+        assert kit.serving(kit.open_store(tmp_path)) == "1.0.0"
+        assert store.history(1)[0].what == "confirmed"
+    assert disk.names[3:] == ["history.jsonl"]
+    assert (store.history(1)[0].what, store.history(1)[0].reason) == ("rolled back", "it is slow")
+
+
+def test_two_transitions_that_postpone_are_both_told_of(tmp_path: Path, releases: dict[str, kit.Release]) -> None:
+    store = kit.open_store(tmp_path)
+    deploy(store, releases, "1.0.0", "2.0.0")
+    kit.put_on_trial(store, releases["3.0.0"])
+    with store.postponing():
+        store.rollback()
+        store.rollback()
+    assert [event.what for event in store.history(100)].count("rolled back") == 2
+    generations = [event.generation for event in store.history(100)]
+    assert generations == list(range(1, store.read().generation + 1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 
 from demo.place import MODEL
@@ -11,8 +9,8 @@ from surefoot import update
 from surefoot.config import load as load_config
 from surefoot.serving.proving import Proof
 from surefoot.slots.store import Store
+from surefoot.update import installation as installing
 
-installing = import_module("surefoot.update.install")  # the package has a function of that name
 HOT = Proof(passed=False, deferred=True, reasons=("it cannot be measured now: cpu-thermal is at 86 °C",))
 
 

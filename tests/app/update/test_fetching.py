@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import signal
@@ -23,13 +22,13 @@ from surefoot.release import download
 from surefoot.release.source import FileSource
 from surefoot.slots.content import fault
 from surefoot.slots.store import Store
+from surefoot.update import installation as installing
 from surefoot.update import patience as patiently
-from surefoot.update.install import install, open_store
+from surefoot.update.installation import install
+from surefoot.update.stores import open_store
 from tests.app.release.publishing import NAME, Publisher
 from tests.parts import nginx
 from tests.parts.line import Fault, Line
-
-installing = importlib.import_module("surefoot.update.install")  # the package gives the function that name
 
 MODELS = [bytes([n]) * 1000 + os.urandom(299_000) for n in range(4)]
 

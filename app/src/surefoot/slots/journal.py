@@ -52,6 +52,7 @@ class Journal:
         self.history = History(layout.history, disk, storage.history_bytes)
         self.quarantine = Quarantine(layout.quarantine, disk)
         self.archive = Archive(layout.archive, disk, storage)
+        self.postponing = False  # what follows a transition waits for the next look at the state
 
     def read(self) -> State:
         """What can be believed, without a lock and without writing."""
@@ -136,7 +137,8 @@ class Journal:
         )
         state = msgspec.structs.replace(state, generation=state.generation + 1, event=event)
         self.copies.save(state)
-        self._follow(state)
+        if not self.postponing:
+            self._follow(state)
         return state
 
     def _follow(self, state: State) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -294,8 +295,8 @@ class Store:
         """
         state = self.read()
         target = table.step_back(state, steps)
-        self._returner.check(state, target)
         if state.trial is not None:
+            self._returner.check(state, target)
             state = self._on_active("rollback", reason)
         if state.serving != target:
             self._returner.bring(state, target)
@@ -335,8 +336,26 @@ class Store:
             change = Change(kind, state.active, reason=reason, time=now(), keep=self._journal.keep)
             return self._journal.commit(state, table.apply(state, change), change)
 
+    @contextmanager
+    def postponing(self) -> Iterator[None]:
+        """In here a transition returns as soon as both copies hold it, so that the traffic can move.
+
+        History, records and tidying up are made good at the end; where they are cut off, by the next transition or
+        recovery, as after any cut.
+        """
+        self._journal.postponing = True
+        try:
+            yield
+        finally:
+            self._journal.postponing = False
+            with suppress(DeviceUnable), self._journal.changing():
+                pass
+            self._tidy()
+
     def _tidy(self) -> None:
         """Remove what nothing needs, if nobody else is at work. What is left over is no harm: recovery removes it."""
+        if self._journal.postponing:
+            return
         with suppress(DeviceUnable), self.operation("tidy up"):
             self._recoverer.tidy()
 

@@ -13,7 +13,7 @@ from surefoot.serving.admin import AdminClient, NotRunning, SwapReport
 from surefoot.slots.state import Slot, State
 from surefoot.slots.store import Store
 from surefoot.slots.table import step_back
-from surefoot.update.install import open_store, waiting_path
+from surefoot.update.stores import open_store, waiting_path
 
 POLL_S = 0.1
 
@@ -125,7 +125,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
         DeviceUnable: recorded, but the server could not load it.
     """
     store = _known(config, name)
-    with store.operation("rollback"):
+    with store.operation("rollback"), store.postponing():
         reason = reason or "asked for by the operator"
         state = store.recover().state
         if state.trial is not None and steps > 1 and store.where(step_back(state, steps)) is not None:
@@ -138,7 +138,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
 def reject(config: Config, name: str, reason: str) -> SwitchReport:
     """Quarantine the active release, and return to what was confirmed before it."""
     store = _known(config, name)
-    with store.operation("reject"):
+    with store.operation("reject"), store.postponing():
         store.recover()
         return _served(config, store.reject(reason))
 

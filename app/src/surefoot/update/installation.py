@@ -25,6 +25,7 @@ from surefoot.serving.proving import Proof, prove
 from surefoot.slots.state import Slot
 from surefoot.slots.store import Store
 from surefoot.update.patience import Patience
+from surefoot.update.stores import open_store, waiting_path
 
 MOST_ROOT_BYTES = 512 * 1024
 Tell = Callable[[str], None]
@@ -69,11 +70,6 @@ class Candidate(msgspec.Struct, frozen=True):
     data: bytes
     digest: str
     variant: Variant
-
-
-def open_store(config: Config, name: str, disk: Disk | None = None) -> Store:
-    """The slot store of one model, bounded as the configuration says."""
-    return Store(config.models_dir, name, disk=disk or Disk(), storage=config.storage, tries=config.trial.tries)
 
 
 def plan(config: Config, name: str, version: str, repository: str, root: Path | None = None) -> Plan:
@@ -195,11 +191,6 @@ def _copies(store: Store, file: manifests.File) -> Iterator[Path]:
 
 def _patience(config: Config, name: str, trusted: Trusted) -> Patience:
     return Patience(waiting_path(config, name), Disk(), trusted.timestamp_version)
-
-
-def waiting_path(config: Config, name: str) -> Path:
-    """What is remembered of fetches that failed. No model's inbox has such a name."""
-    return config.inbox_dir / f"{name}.waiting"
 
 
 def _inbox(config: Config, name: str, version: str) -> Path:
