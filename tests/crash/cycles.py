@@ -1,0 +1,210 @@
+"""Install, confirm, roll back, again and again on one device, interrupted at random; judged after each interruption.
+
+A cycle that was interrupted is begun anew by the next start, and counts when it is through. An interruption is a cut
+before a random primitive of the cycle (a share of them followed by another inside the recovery), or a SIGKILL of a
+process that goes through the cycle, at a random moment. Neither loses what the kernel has cached, so that only a share
+of the cycles waits for fsyncs. What a power cut loses is another test.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surefoot.durable import Disk
+from surefoot.slots.content import fault
+from surefoot.slots.copies import Copies
+from surefoot.slots.layout import Layout
+from surefoot.slots.state import State
+from surefoot.slots.store import Store
+from tests.app.slots import kit
+from tests.crash import disks
+from tests.crash.cuts import Cut, FastDisk, claims_are_true, holds_together
+
+STORAGE = kit.with_storage(history_bytes=6 * 1024)  # so that the history turns over often
+CUT, AGAIN, KILLED = 0.5, 0.2, 0.04  # of cycles cut; of those, cut in the recovery too; of cycles killed
+SYNCED = 0.1  # of the times that a cycle is begun
+
+
+class CuttingDisk(Disk):
+    """The real disk, until it stops before primitive ``at``."""
+
+    def __init__(self, at: int | None, synced: bool) -> None:
+        self.at, self.count, self._synced = at, 0, synced
+
+    def step(self, primitive: str, path: Path) -> None:
+        if self.at is not None and self.count >= self.at:
+            raise Cut(f"before primitive {self.at}: {primitive} {path}")
+        self.count += 1
+
+    def _fsync(self, descriptor: int, path: Path) -> None:
+        if self._synced:
+            super()._fsync(descriptor, path)
+        else:
+            self.step("fsync", path)
+
+    def _syncfs(self, path: Path) -> None:
+        if self._synced:
+            super()._syncfs(path)
+        else:
+            self.step("syncfs", path)
+
+
+Mutate = Callable[[Store], object]
+
+
+class Cycles:
+    """One device.
+
+    Args:
+        folder: the device; on the file system that is tested.
+        inbox: where releases are made.
+        seed: of all chance.
+        mutate: takes a safeguard out of each store.
+    """
+
+    def __init__(self, folder: Path, inbox: Path, seed: int, mutate: Mutate = lambda store: None) -> None:
+        self._folder, self._inbox, self._mutate = folder, inbox, mutate
+        self._chance = random.Random(seed)
+        self._boots = self._version = 0
+        self._acknowledged = State(kit.NAME)
+        self._primitives = 100  # of a cycle; the next counts
+        self._cycle_s = [0.05]
+        self.cycles = self.cuts = self.cut_again = self.kills = 0
+        self._folder.joinpath("models").mkdir(parents=True)
+        kit.deploy(self._store(FastDisk()), kit.make_release(inbox, "0.1.0"))
+
+    def _disk(self, at: int | None = None) -> CuttingDisk:
+        return CuttingDisk(at, self._chance.random() < SYNCED)
+
+    def _store(self, disk: Disk) -> Store:
+        outer = self
+
+        class Marking(Copies):
+            def save(self, state: State) -> None:
+                super().save(state)
+                outer._acknowledge(state)
+
+        models = self._folder / "models"
+        copies = Marking(Layout(models, kit.NAME), disk)
+        boot = f"boot-{self._boots}"
+        store = Store(models, kit.NAME, disk=disk, storage=STORAGE, boot=boot, slot_wait_s=0.2, copies=copies)
+        self._mutate(store)
+        return store
+
+    def _acknowledge(self, state: State) -> None:
+        self._acknowledged = state
+
+    def run(self, count: int) -> None:
+        """So many cycles.
+
+        Raises:
+            AssertionError: the promise does not hold; with the number of the cycle.
+        """
+        for number in range(count):
+            try:
+                self._one()
+            except AssertionError as error:
+                raise AssertionError(f"cycle {number}: {error}") from error
+
+    def _one(self) -> None:
+        self._version += 1
+        release = kit.make_release(self._inbox, f"{self._version}.0.0")
+        goes_on = self._chance.random() < 0.5  # with the new one: then the slots change places, and the archive fills
+        kind = self._chance.random()
+        if kind < CUT:
+            self._cut(release, goes_on)
+        elif kind < CUT + KILLED:
+            self._kill(release, goes_on)
+        began, disk = time.monotonic(), self._disk()
+        store = self._store(disk)
+        self._go(store, release, goes_on)
+        if kind >= CUT + KILLED:
+            self._primitives = disk.count
+            self._cycle_s = [*self._cycle_s[-20:], time.monotonic() - began]
+        state = store.read()
+        assert state.active is not None and state.serving is not None, "no model serves after a cycle"
+        assert fault(store.slot_path(state.active), state.serving) is None, "what serves after a cycle is not whole"
+        shutil.rmtree(next(iter(release.files.values())).parent)
+        self.cycles += 1
+
+    @staticmethod
+    def _go(store: Store, release: kit.Release, goes_on: bool) -> None:
+        """What was confirmed before an interruption is not confirmed again, only returned from."""
+        state = store.recover().state
+        if state.trial is not None:
+            store.record_try()
+            store.confirm("30 inferences, 60 s")
+        state = kit.deploy(store, release)
+        assert state.serving is not None and state.serving.digest == release.digest
+        with store.postponing():
+            back = store.rollback()
+        assert back.serving == state.lineage[-2], "a rollback returned to something else"
+        if goes_on:
+            store.activate(back.inactive)
+
+    def _cut(self, release: kit.Release, goes_on: bool) -> None:
+        try:
+            self._go(self._store(self._disk(self._chance.randrange(self._primitives))), release, goes_on)
+        except Cut:
+            self.cuts += 1
+            self._boots += 1
+        claims_are_true(self._store(FastDisk()), self._folder)
+        if self._chance.random() < AGAIN:
+            try:
+                self._store(self._disk(self._chance.randrange(1, 12))).recover()
+            except Cut:
+                self.cut_again += 1
+                self._boots += 1
+        self._judge(self._acknowledged)
+
+    def _kill(self, release: kit.Release, goes_on: bool) -> None:
+        disk = self._disk()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                self._acknowledge = lambda state: os.write(writing, b"%d\n" % state.generation)  # type: ignore[method-assign,assignment]
+                self._go(self._store(disk), release, goes_on)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writing)
+        time.sleep(self._chance.random() * statistics.median(self._cycle_s))  # the moment is the point
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        self.kills += os.WIFSIGNALED(status)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the cycle failed in its process"
+        with os.fdopen(reading, "rb") as said:
+            last = max((int(line) for line in said.read().splitlines()), default=0)
+        self._boots += 1
+        state = self._judge(self._acknowledged)
+        assert state.generation >= last, "what was acknowledged is lost"
+
+    def _judge(self, before: State) -> State:
+        state = holds_together(self._store(FastDisk()), before, self._folder)
+        assert state.generation >= before.generation, "what was acknowledged is lost"
+        return state
+
+
+@contextmanager
+def ext4(folder: Path) -> Iterator[Path]:
+    """A real ext4 whose disk lies in ``folder``. In a thread whose mounts are private."""
+    disk = disks.Disk(folder, 0)
+    try:
+        disk.set(disks.blank(folder / "blank.img"))
+        with disk.mounted() as at:
+            yield at
+    finally:
+        disk.close()
