@@ -17,7 +17,7 @@ from tests.crash.cycles import STORAGE, Cycles, Mutate, ext4
 from tests.crash.test_mutants import StateBeforeSlot
 
 FULL = int(os.environ.get("SUREFOOT_CYCLES", "20000"))
-MOST = 200  # cycles until a mutant must have been caught
+MOST = 1000  # cycles until a mutant must have been caught
 SAID_EVERY = 1000
 
 
