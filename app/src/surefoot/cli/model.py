@@ -201,22 +201,51 @@ def history(context: click.Context, name: str, limit: int, as_json: bool) -> Non
 
 
 @model.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--golden",
+    "with_golden",
+    is_flag=True,
+    help="Also load the active release in a worker of its own and run its golden cases. Writes nothing.",
+)
 @json_option
 @click.pass_context
-def verify(context: click.Context, name: str, as_json: bool) -> int:
-    """Read every byte of the slots and the archive again. Exit status 4 where one is not what it was."""
-    found = _store(context, name).verify()
-    good = all(health.ok for health in found)
-    emit(
-        as_json,
-        {"name": name, "ok": good, "slots": found},
-        lambda: (
-            "\n".join(f"{health.where:<28} {'good' if health.ok else 'BAD: ' + health.problem}" for health in found)
-            or "nothing to verify"
-        ),
-    )
+def verify(context: click.Context, name: str | None, with_golden: bool, as_json: bool) -> int:
+    """Read every byte of the slots and the archive of one model again, or of all.
+
+    Exit status 4 where one is not what it was. With --golden also where this app cannot serve what the device holds,
+    which a new app is asked beside the one that serves.
+    """
+    from surefoot.slots.store import Store
+
+    names = [name] if name else Store.names(device_config(context).models_dir)
+    found = [_verified(context, each, with_golden) for each in names]
+    good = all(each["ok"] for each in found)
+    value = found[0] if name else {"ok": good, "models": found}
+    emit(as_json, value, lambda: "\n\n".join(map(_verified_text, found)) or "no models on this device")
     return 0 if good else 4
+
+
+def _verified(context: click.Context, name: str, with_golden: bool) -> dict[str, Any]:
+    slots = _store(context, name).verify()
+    good = all(health.ok for health in slots)
+    if not with_golden:
+        return {"name": name, "ok": good, "slots": slots}
+    from surefoot.update.verifying import golden
+
+    report = golden(device_config(context), name)
+    return {"name": name, "ok": good and report.ok, "slots": slots, "golden": report}
+
+
+def _verified_text(found: dict[str, Any]) -> str:
+    lines = [f"{health.where:<28} {'good' if health.ok else 'BAD: ' + health.problem}" for health in found["slots"]]
+    report = found.get("golden")
+    if report is not None and report.version is not None:
+        said = f"good: {report.agreed} of {report.cases} agree, on {report.runtime} {report.runtime_version}"
+        lines.append(f"{'golden cases':<28} {said if report.ok else 'BAD: ' + '; '.join(report.reasons)}")
+    elif report is not None and not report.ok:
+        lines.append(f"{'to return to':<28} BAD: {'; '.join(report.reasons)}")
+    return "\n".join([f"{found['name']}:", *lines] if lines else [f"{found['name']}: nothing to verify"])
 
 
 def _store(context: click.Context, name: str) -> Any:

@@ -167,7 +167,7 @@ class _Gate:
 
     def _check_surroundings(self) -> None:
         now, limit_c = look(self._files), self._variant.budget.temperature_c
-        if reason := too_little(now, _needed_bytes(self._variant)):
+        if reason := too_little(now, needed_bytes(self._variant)):
             raise NotMeasured(f"there is no room for it beside what serves: {reason}")
         if limit_c is not None and not now.zones:  # no waiting helps
             raise NotMeasured(too_hot(now, limit_c))
@@ -175,7 +175,7 @@ class _Gate:
     def _fit_together(self) -> bool:
         if self._started is None or self._started.loaded.exclusive:
             return False
-        return not too_little(look(self._files), _needed_bytes(self._variant))
+        return not too_little(look(self._files), needed_bytes(self._variant))
 
     # -- latency ---------------------------------------------------------------------------------------------------
 
@@ -286,5 +286,6 @@ class _Gate:
         )
 
 
-def _needed_bytes(variant: Variant) -> int:
+def needed_bytes(variant: Variant) -> int:
+    """Memory of a worker with that variant: its budget, or what may be expected where it has none."""
     return variant.budget.memory_bytes or WORKER_BYTES + 2 * variant.artifact.length_bytes

@@ -9,8 +9,8 @@ import msgspec
 from surefoot.durable import Disk
 from surefoot.errors import DeviceUnable
 from surefoot.slots.layout import Layout
-from surefoot.slots.sealed import UnreadableError, read_sealed, seal
-from surefoot.slots.state import State
+from surefoot.slots.sealed import UnreadableError, newer, read_sealed, seal
+from surefoot.slots.state import FORMAT, State
 
 MOST_STATE_BYTES = 512 * 1024
 
@@ -41,6 +41,8 @@ class Copies:
                 state = read_sealed(path, State, MOST_STATE_BYTES)
             except UnreadableError:
                 continue
+            if state is not None and state.format > FORMAT:
+                raise newer(str(path), f"state format {state.format}", f"state format {FORMAT} at most")
             if state is not None and state.name == self._layout.root.name:
                 found.append(state)
         if not found:

@@ -26,6 +26,16 @@ class NewerFormat(DeviceUnable):
     """A newer app wrote this. Nothing is written, so that the newer app finds all as it left it."""
 
 
+def newer(name: str, found: str, expected: str) -> NewerFormat:
+    """What a newer app wrote, by its name, with what was found and what this one reads."""
+    return NewerFormat(
+        f"{name} was written by a newer version",
+        found=found,
+        expected=expected,
+        hint="start the newer app again; nothing was changed",
+    )
+
+
 class _Envelope(msgspec.Struct):
     format: int
     sha256: str
@@ -48,24 +58,23 @@ def unseal(data: bytes, kind: type[T], name: str) -> T:
         name: what it is, for the error.
 
     Raises:
-        UnreadableError: the checksum does not match, or it is not of that kind.
-        NewerFormat: it is whole, and of a format that this version does not know.
+        UnreadableError: the checksum does not match.
+        NewerFormat: it is whole, and of a format, or holds something, that this version does not know. A field too many
+            is passed over.
     """
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         body = bytes(envelope.body)
         if envelope.sha256 != _checksum(envelope.format, body):
             raise UnreadableError(f"{name}: the checksum does not match")
-        if envelope.format > FORMAT:
-            raise NewerFormat(
-                f"{name} was written by a newer version",
-                found=f"format {envelope.format}",
-                expected=f"format {FORMAT} at most",
-                hint="start the newer app again; nothing was changed",
-            )
-        return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnreadableError(f"{name}: {error}") from error
+    if envelope.format > FORMAT:
+        raise newer(name, f"format {envelope.format}", f"format {FORMAT} at most")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # not damaged: the checksum is right
+        raise newer(name, str(error), f"what format {FORMAT} holds") from error
 
 
 def read_sealed(path: Path, kind: type[T], most_bytes: int) -> T | None:
