@@ -139,8 +139,8 @@ class Disk:
 class Recording:
     """An ext4 in use, and the record of its disk so far."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder, self._log = folder, log
+    def __init__(self, folder: Path, source: Path, log: Path, fault: Path) -> None:
+        self.folder, self._source, self._log, self._fault = folder, source, log, fault
 
     def position(self) -> int:
         """How long the record is: what was acknowledged before this moment lies before it."""
@@ -149,6 +149,25 @@ class Recording:
     def read(self) -> list[Entry]:
         """The record so far."""
         return read_log(self._log.read_bytes())
+
+    def blocks(self) -> Blocks:
+        """What the disk holds now: what a cut at this moment leaves."""
+        return blocks_in(self._source)
+
+    def fail(self, after: int) -> None:
+        """Have the disk answer EIO to one write or flush, after so many that it carries out."""
+        part = self._fault.with_suffix(".part")
+        part.write_text(str(after))
+        part.replace(self._fault)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has. Else it will no more."""
+        try:
+            self._fault.unlink()
+        except FileNotFoundError:
+            return True
+        return False
 
     def settle(self) -> None:
         """Let the kernel write out all that it still holds, as it does by itself in time."""
@@ -163,23 +182,23 @@ class Recording:
 @contextmanager
 def recorded(image: Blocks, folder: Path) -> Iterator[Recording]:
     """Mount an image on a disk that records. The record begins with the mount."""
-    source, log, file, at = (folder / name for name in ("source.img", "log", "recorder", "recorded"))
+    source, log, fault, file, at = (folder / name for name in ("source.img", "log", "fault", "recorder", "recorded"))
     write_blocks(source, image)
     file.touch()
     at.mkdir(exist_ok=True)
     log.write_bytes(b"")
     with ExitStack() as stack:
-        stack.enter_context(_running(source, log, file))
+        stack.enter_context(_running(source, log, file, fault))
         loop = kernel.Loop(file)
         stack.callback(loop.close)
         kernel.mount(loop.path, at, "ext4", OPTIONS)
         stack.callback(kernel.unmount, at)
-        yield Recording(at, log)
+        yield Recording(at, source, log, fault)
 
 
 @contextmanager
-def _running(source: Path, log: Path, file: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "tests.crash.recorder", str(source), str(log), str(file)]
+def _running(source: Path, log: Path, file: Path, fault: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "tests.crash.recorder", *map(str, (source, log, file, fault))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", "the recording file system did not start"

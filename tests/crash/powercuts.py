@@ -97,13 +97,48 @@ class Bench:
         cutter = Cutter(base, entries, random.Random(self.seed), [place for place, _ in marks])
         return Recorded(base, cutter, [what for _, what in marks])
 
-    def _run(
-        self, device: Path, before: T, operate: Callable[[Path, Acknowledge[T]], object]
-    ) -> tuple[Blocks, list[Entry], list[tuple[int, T]]]:
+    def fail(self, device: Path, after: int, operate: Callable[[Path], T]) -> tuple[T, Blocks] | None:
+        """Run an operation on a disk that answers EIO to one write or flush, and cut the power after it.
+
+        Args:
+            device: as it was long before.
+            after: how many writes and flushes are carried out before that one.
+            operate: is given the device.
+
+        Returns:
+            What the operation gave and what is on the disk; ``None`` where it was over before the disk failed.
+        """
+
+        def run() -> tuple[T, Blocks] | None:
+            with recorded(self._holding(device), self._folder) as recording:
+                recording.settle()
+                recording.fail(after)
+                given = operate(recording.folder / DEVICE)
+                return (given, recording.blocks()) if recording.failed else None
+
+        return kernel.privately(run)
+
+    def look(self, blocks: Blocks, judge: Callable[[Path], T]) -> T:
+        """Mount an image and judge the device on it."""
+
+        def run() -> T:
+            self._disks[0].set(blocks)
+            with self._disks[0].mounted() as at:
+                return judge(at / DEVICE)
+
+        return kernel.privately(run)
+
+    def _holding(self, device: Path) -> Blocks:
+        """A disk with a copy of a device."""
         self._disks[0].set(self._blank)
         with self._disks[0].mounted() as at:
             shutil.copytree(device, at / DEVICE)
-        base = self._disks[0].blocks()
+        return self._disks[0].blocks()
+
+    def _run(
+        self, device: Path, before: T, operate: Callable[[Path, Acknowledge[T]], object]
+    ) -> tuple[Blocks, list[Entry], list[tuple[int, T]]]:
+        base = self._holding(device)
         with recorded(base, self._folder) as recording:
             recording.settle()
             marks = [(recording.position(), before)]

@@ -4,9 +4,10 @@ This is a FUSE file system of that one file, spoken to the kernel directly (``li
 be installed. One thread, one request at a time: a write is in the record before the kernel hears that it is done, and
 a flush is answered after every write before it. Run by ``disks.recorded``:
 
-    python -m tests.crash.recorder IMAGE LOG MOUNTPOINT
+    python -m tests.crash.recorder IMAGE LOG MOUNTPOINT FAULT
 
-The record is a file of ``HEAD`` and the bytes written, one after the other.
+The record is a file of ``HEAD`` and the bytes written, one after the other. It can also be told to fail once: see
+``disks.Recording.fail``.
 """
 
 from __future__ import annotations
@@ -40,16 +41,41 @@ UNANSWERED = {FORGET, INTERRUPT}
 
 
 class Recorder:
-    """Answers the kernel. ``image``: what the file holds, changed in place. ``log``: an open file, for the record."""
+    """Answers the kernel.
 
-    def __init__(self, image: mmap.mmap, log: int) -> None:
-        self._image, self._log = image, log
+    Args:
+        image: what the file holds, changed in place.
+        log: an open file, for the record.
+        fault: a file that, once it is there, says after how many writes and flushes one is to fail. Removed then.
+    """
+
+    def __init__(self, image: mmap.mmap, log: int, fault: Path) -> None:
+        self._image, self._log, self._fault = image, log, fault
+        self._left: int | None = None
+
+    def _fails(self) -> bool:
+        """Whether this write or flush is the one that was asked to fail."""
+        if self._left is None:
+            with suppress(FileNotFoundError):
+                self._left = int(self._fault.read_text())
+        elif self._left > 0:
+            self._left -= 1
+        if self._left != 0:
+            return False
+        self._left = None
+        try:
+            self._fault.unlink()
+        except FileNotFoundError:  # it was thought better of
+            return False
+        return True
 
     def answer(self, request: bytes) -> bytes | None:
         """The reply to one request, or ``None`` where none is awaited."""
         _, operation, unique, *_ = IN.unpack_from(request)
         if operation in UNANSWERED:
             return None
+        if operation in (WRITE_FILE, FSYNC) and self._fails():
+            return OUT.pack(OUT.size, -errno.EIO, unique)
         body = self._body(operation, request)
         if body is None:
             return OUT.pack(OUT.size, -errno.ENOSYS, unique)
@@ -82,13 +108,13 @@ class Recorder:
         return b"" if operation in (FLUSH_FILE, RELEASE, DESTROY) else None
 
 
-def main(image: Path, log: Path, mountpoint: Path) -> None:
+def main(image: Path, log: Path, mountpoint: Path, fault: Path) -> None:
     """Serve until unmounted. Says "ready" on stdout when the file is there."""
     kernel.die_with_parent()
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     with image.open("r+b") as stream:
         content = mmap.mmap(stream.fileno(), 0)
-    recorder = Recorder(content, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    recorder = Recorder(content, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), fault)
     kernel.mount("recorder", mountpoint, "fuse", f"fd={device},rootmode={MODE:o},user_id=0,group_id=0")
     print("ready", flush=True)
     while True:
