@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from surefoot.slots.state import ReleaseRef
 
 MOST_RECORD_BYTES = 16 * 1024
 CHUNK_BYTES = 1 << 20
+
+Hash = Callable[[Path], tuple[str, int]]  # SHA-256 (hex) and length in bytes of a file
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -53,10 +55,15 @@ def wanted(manifest: Manifest, variant_id: str) -> tuple[File, ...]:
     return tuple({file.name: file for file in files}.values())
 
 
-def fault(directory: Path, release: ReleaseRef) -> str | None:
+def fault(directory: Path, release: ReleaseRef, hashed: Hash = hash_file) -> str | None:
     """What is wrong with a slot's content; ``None`` when every byte is what was installed.
 
     A file with two names is wrong too: one bad block would take both.
+
+    Args:
+        directory: the slot's.
+        release: what it should hold.
+        hashed: how files are read.
     """
     try:
         data = read_bounded(directory / FILE_NAME, MOST_MANIFEST_BYTES)
@@ -69,7 +76,7 @@ def fault(directory: Path, release: ReleaseRef) -> str | None:
                 return f"{file.name} is no regular file"
             if facts.st_nlink != 1:
                 return f"{file.name} shares its inode with another name"
-            if hash_file(path) != (file.sha256, file.length_bytes):
+            if hashed(path) != (file.sha256, file.length_bytes):
                 return f"{file.name} does not match its digest"
     except (OSError, SurefootError) as error:
         return str(error)

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 
 import msgspec
 
-from surefoot.durable import TEMPORARY_PREFIX
+from surefoot.durable import TEMPORARY_PREFIX, hash_file, locked
 from surefoot.errors import DeviceUnable, SurefootError
 from surefoot.slots import table
-from surefoot.slots.content import fault
+from surefoot.slots.content import Hash, fault
 from surefoot.slots.filling import Filler
 from surefoot.slots.journal import Journal
 from surefoot.slots.operation import Operation
@@ -39,14 +39,17 @@ class Recoverer:
         self._journal, self._filler, self._operation = journal, filler, operation
         self._layout = journal.layout
 
-    def recover(self) -> Recovery:
-        """See ``Store.recover``."""
+    def recover(self, hashed: Hash = hash_file) -> Recovery:
+        """See ``Store.recover`` and ``Store.heal``."""
         actions: list[str] = []
         try:
             with self._alone() as alone:
                 for _ in range(MOST_ROUNDS):
                     state = self._repaired(actions)
-                    steps = [one for one in recover(state, self.look(state, busy=not alone)) if one.kind != "drop"]
+                    found = self.look(state, busy=not alone, hashed=hashed)
+                    steps = [one for one in recover(state, found) if one.kind != "drop"]
+                    if self._is_mapped(state.active):
+                        steps = self._while_serving(state, steps, actions)
                     if not steps:
                         break
                     for step in steps:
@@ -66,14 +69,40 @@ class Recoverer:
                 actions.append(f"{state.event.what}: {state.event.reason}")
             return state
 
-    def look(self, state: State, *, busy: bool) -> Facts:
+    def _is_mapped(self, slot: Slot | None) -> bool:
+        """Whether a worker has the content of a slot in memory, as it was verified when it was loaded."""
+        if slot is None or not self._layout.slot_lock(slot).exists():
+            return False
+        try:
+            with locked(self._layout.slot_lock(slot), wait_s=0):
+                return False
+        except DeviceUnable:
+            return True
+
+    def _while_serving(self, state: State, steps: list[Step], actions: list[str]) -> list[Step]:
+        """What may be done beside a worker of the active release: it stays where nothing else can serve."""
+        steps = [step for step in steps if not step.serve]  # its worker holds the slot
+        after = state
+        for step in steps:
+            if step.kind != "heal" and step.kind != "drop":
+                after = table.apply(after, table.Change(step.kind, step.slot, reason=step.why))
+        if state.active is None or after.active is not None:
+            return steps
+        why = f"{steps[0].why}, and nothing else here can serve: what was loaded goes on; fetch {state.serving} again"
+        actions.append(why)
+        if state.event is None or state.event.reason != why:
+            with self._journal.changing() as now:
+                self._journal.note(now, "rot found", why, now.active, now.serving)
+        return []
+
+    def look(self, state: State, *, busy: bool, hashed: Hash = hash_file) -> Facts:
         """What is on the disk, every byte of the slots read."""
         content: dict[Slot, Content] = {}
         for slot in SLOTS:
             release = state.slots[slot].release
             if not self._layout.slot(slot).exists():
                 content[slot] = "none"
-            elif release is not None and fault(self._layout.slot(slot), release) is None:
+            elif release is not None and fault(self._layout.slot(slot), release, hashed) is None:
                 content[slot] = "whole"
             else:
                 content[slot] = "broken"

@@ -14,6 +14,7 @@ from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release.manifest import Manifest
 from surefoot.slots import admission, health, table
 from surefoot.slots.boot import boot_id
+from surefoot.slots.content import fault
 from surefoot.slots.copies import Copies
 from surefoot.slots.filling import SLOT_LOCK_WAIT_S, Filler
 from surefoot.slots.journal import Journal, now
@@ -21,6 +22,7 @@ from surefoot.slots.layout import NAME, Layout
 from surefoot.slots.operation import Operation
 from surefoot.slots.recovery import Recoverer, Recovery
 from surefoot.slots.returning import Returner
+from surefoot.slots.scrub import Kept, hash_from_disk, kept
 from surefoot.slots.state import SLOTS, Event, ReleaseRef, Slot, State
 from surefoot.slots.status import SlotHealth
 from surefoot.slots.table import Change
@@ -145,10 +147,25 @@ class Store:
     def recover(self) -> Recovery:
         """Bring the disk to a state of the table and verify digests. Doing it again changes nothing.
 
-        While another process fills a slot, only the active one is looked at. On a disk that takes no writes the
-        result says what is true, and ``written`` is false.
+        While another process fills a slot, only the active one is looked at. While a worker has a rotten active release
+        in memory and nothing else can serve, it stays. On a disk that takes no writes the result says what is true, and
+        ``written`` is false.
         """
         return self._recoverer.recover()
+
+    def kept(self) -> list[Kept]:
+        """Every file that is here for good, and its digest, for a scrub."""
+        return kept(self._journal, self.read())
+
+    def heal(self) -> Recovery:
+        """As :meth:`recover`, by what the disk itself holds. Rotten releases of the archive are removed and told of."""
+        recovery = self._recoverer.recover(hash_from_disk)
+        for entry in self._journal.archive.entries():
+            if entry.record is not None and fault(entry.path, entry.record.release, hash_from_disk) is not None:
+                with self.operation("remove a rotten release"):
+                    self._journal.archive.remove(entry)
+                recovery.actions.append(f"the archived {entry.record.release} had rotted and is removed")
+        return recovery
 
     # -- installing ------------------------------------------------------------------------------------------------
 

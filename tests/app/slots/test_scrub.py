@@ -1,0 +1,161 @@
+"""Rot is found on the disk and not in the kernel's memory of it; what serves is never taken away by finding it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from surefoot.durable import locked
+from surefoot.slots.scrub import CHUNK_BYTES, hash_from_disk
+from surefoot.slots.status import report
+from surefoot.slots.store import Store
+from tests.app.slots import kit
+from tests.crash import disks, kernel
+
+
+def rotten(store: Store) -> list[str]:
+    return [f"{each.where}/{each.path.name}" for each in store.kept() if hash_from_disk(each.path)[0] != each.sha256]
+
+
+def device(folder: Path, *versions: str) -> tuple[Store, dict[str, kit.Release]]:
+    releases = {version: kit.make_release(folder, version) for version in versions}
+    store = kit.open_store(folder / "device")
+    kit.deploy(store, *releases.values())
+    return store, releases
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 4096, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 77])
+def test_a_file_of_any_length_is_hashed_whole(tmp_path, size):
+    data = bytes(number % 251 for number in range(size))
+    (tmp_path / "file").write_bytes(data)
+    seen: list[int] = []
+    assert hash_from_disk(tmp_path / "file", seen.append) == (hashlib.sha256(data).hexdigest(), size)
+    assert sum(seen) == size
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(OSError, match="symbolic links"):
+        hash_from_disk(tmp_path / "link")
+
+
+def test_every_file_of_slots_and_archive_is_looked_at(tmp_path):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    kept = store.kept()
+    assert {each.path for each in kept} == {
+        path for folder in store.directories() for path in folder.iterdir() if path.is_file()
+    }
+    assert len(kept) == 12 and rotten(store) == []
+    for each in kept:
+        before = each.path.read_bytes()
+        kit.flip_a_bit(each.path)
+        assert f"{each.where}/{each.path.name}" in rotten(store)
+        each.path.write_bytes(before)
+
+
+def test_a_rotten_active_release_gives_way_to_the_confirmed_one(tmp_path):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0")
+    kit.flip_a_bit(store.slot_path("b") / "model.onnx")
+    recovery = store.heal()
+    assert kit.serving(store) == "1.0.0"
+    assert any("slot b was confirmed and its content is not" in action for action in recovery.actions)
+
+
+def test_a_rotten_active_release_is_not_refilled_below_its_worker_but_the_other_serves(tmp_path):
+    """The archive has it too, after two steps back; but a worker holds its slot."""
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    store.rollback(2)
+    active = store.read().active
+    kit.flip_a_bit(store.slot_path(active) / "model.onnx")
+    with locked(store.slot_lock_path(active), shared=True):
+        store.heal()
+        assert kit.serving(store) == "3.0.0"
+
+
+def test_without_a_worker_it_is_healed_from_the_archive(tmp_path):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    store.rollback(2)
+    kit.flip_a_bit(store.slot_path(store.read().active) / "model.onnx")
+    store.heal()
+    assert kit.serving(store) == "1.0.0"
+    assert rotten(store) == []
+
+
+def test_the_last_release_that_can_serve_is_kept_and_the_fault_told_once(tmp_path):
+    store, _ = device(tmp_path, "1.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "model.onnx")
+    before = store.read()
+    with locked(store.slot_lock_path("a"), shared=True):  # as its worker has it
+        for look in (store.heal, store.recover, store.heal):
+            recovery = look()
+            assert "nothing else here can serve" in recovery.actions[0] and "fetch 1.0.0" in recovery.actions[0]
+    state = store.read()
+    assert (state.active, state.slots, state.lineage) == (before.active, before.slots, before.lineage)
+    assert [event.what for event in store.history(10)].count("rot found") == 1
+
+
+def test_it_is_fetched_again_beside_the_rotten_one_and_serves_at_once(tmp_path):
+    store, releases = device(tmp_path, "1.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "model.onnx")
+    with locked(store.slot_lock_path("a"), shared=True):
+        store.heal()
+        store.activate(kit.install(store, releases["1.0.0"]))
+    state = store.read()
+    assert (state.active, state.trial, kit.serving(store)) == ("b", None, "1.0.0")
+    store.heal()
+    assert rotten(store) == []
+
+
+def test_a_rotten_release_of_the_archive_is_removed_and_the_status_says_so(tmp_path):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    assert report(store).problem is None
+    archived = next(
+        each for each in store.kept() if each.where.startswith("archive/") and each.path.name == "model.onnx"
+    )
+    kit.flip_a_bit(archived.path)
+    assert "had rotted and is removed" in store.heal().actions[-1]
+    assert "these are not on the device: 1.0.0" in str(report(store).problem)
+    assert store.heal().actions == []
+
+
+def test_a_healthy_device_is_not_written_to(tmp_path):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    before = store.read()
+    assert store.heal().actions == []
+    assert store.read() == before
+
+
+def test_rot_below_the_kernels_memory_is_seen(tmp_path: Path, needs: Callable[[bool, str], None]) -> None:
+    """A block changes on the disk while its pages are in memory: reading as usual sees nothing."""
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
+
+    def run() -> None:
+        blank = disks.blank(tmp_path / "blank.img")
+        disk = disks.Disk(tmp_path, 0)
+        disk.set(blank)
+        with disk.mounted() as at:
+            data = b"weights that nobody else has " * 1000
+            (at / "model").write_bytes(data)
+            synced(at / "model")
+            assert (at / "model").read_bytes() == data
+            image = tmp_path / "disk-0.img"
+            place = image.read_bytes().index(data[:4096])
+            with image.open("r+b") as stream:
+                stream.seek(place)
+                stream.write(b"W")
+            assert (at / "model").read_bytes() == data, "what is in memory hides it"
+            assert hash_from_disk(at / "model")[0] == hashlib.sha256(b"W" + data[1:]).hexdigest()
+        disk.close()
+
+    kernel.privately(run)
+
+
+def synced(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
