@@ -67,7 +67,7 @@ def writers(folder: Path) -> set[str]:
 
 
 # Beside state: the server's own log, who holds a lock, which is information only, and what the kernel is told in /proc.
-NOT_STATE = {"durable.py", "serving/detach.py", "serving/shadow.py", "slots/operation.py"}
+NOT_STATE = {"durable.py", "serving/detach.py", "serving/shadow.py", "serving/standby.py", "slots/operation.py"}
 
 
 def test_only_the_durable_writer_writes():

@@ -145,6 +145,7 @@ class Cycles:
             store.confirm("30 inferences, 60 s")
         state = kit.deploy(store, release)
         assert state.serving is not None and state.serving.digest == release.digest
+        store.repair()
         with store.postponing():
             back = store.rollback()
         assert back.serving == state.lineage[-2], "a rollback returned to something else"

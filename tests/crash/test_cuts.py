@@ -52,6 +52,7 @@ def _rot_the_active_slot(store: Store, releases: Releases) -> object:
 
 
 def _traffic_first(store: Store) -> object:
+    store.repair()
     with store.postponing():
         return store.rollback()
 

@@ -88,6 +88,14 @@ class Shadow(Section, frozen=True, kw_only=True):
     most_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] = 256 * 1024 * 1024  # it is ended beyond
 
 
+class Standby(Section, frozen=True, kw_only=True):
+    """Whether the confirmed release that served before stays loaded for a rollback, and what that may cost."""
+
+    seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 900.0  # 0: never
+    most_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] = 256 * 1024 * 1024  # what holds more leaves
+    least_available_bytes: Bytes = 512 * 1024 * 1024  # of memory, beside it; where there is less it leaves
+
+
 class Trust(Section, frozen=True, kw_only=True):
     """``clock``: ``auto`` asks the kernel whether time is synchronised; the others say so by decision."""
 
@@ -120,6 +128,7 @@ class Config(Section, frozen=True, kw_only=True):
     storage: Storage = Storage()
     runtime: Runtime = Runtime()
     shadow: Shadow = Shadow()
+    standby: Standby = Standby()
     trust: Trust = Trust()
     fetch: Fetch = Fetch()
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import urllib3
 
+from surefoot.config import Standby
 from surefoot.release.manifest import Tolerance
 from surefoot.runtimes import Options, load_runtime
 from surefoot.serving.client import Client
@@ -84,7 +85,11 @@ def test_a_swap_under_load_fails_no_request(server):
     assert served(server) == "1.0.0"
 
 
-def test_the_old_worker_leaves_after_a_swap_and_lets_go_of_its_slot(server):
+def test_the_old_worker_leaves_after_a_swap_and_lets_go_of_its_slot(make_server):
+    server = make_server()
+    server.config = msgspec.structs.replace(server.config, standby=Standby(seconds=0))
+    server.confirm(classifier_release())
+    server.start()
     before = server.admin.status().models[0]
     server.activate(V2)
     assert server.admin.swap("tiny").swapped

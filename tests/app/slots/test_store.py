@@ -10,6 +10,7 @@ import pytest
 
 from surefoot.durable import Disk
 from surefoot.errors import BadRequest, DeviceUnable, UntrustedRelease
+from surefoot.slots import health, recovery
 from surefoot.slots.boot import boot_id
 from surefoot.slots.state import ReleaseRef, State
 from surefoot.slots.status import report
@@ -405,3 +406,41 @@ def test_two_transitions_that_postpone_are_both_told_of(tmp_path: Path, releases
     assert [event.what for event in store.history(100)].count("rolled back") == 2
     generations = [event.generation for event in store.history(100)]
     assert generations == list(range(1, store.read().generation + 1))
+
+
+def test_a_rollback_hashes_what_it_returns_to_and_nothing_else(
+    tmp_path: Path, releases: dict[str, kit.Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = kit.open_store(tmp_path)
+    deploy(store, releases, "1.0.0", "2.0.0")
+    read = list[str]()
+    real = health.fault
+    monkeypatch.setattr(recovery, "fault", lambda directory, *_: pytest.fail(f"{directory} is read"))
+    monkeypatch.setattr(
+        health, "fault", lambda directory, release: (read.append(directory.name), real(directory, release))[1]
+    )
+    store.repair()
+    assert store.rollback().serving == ReleaseRef("1.0.0", releases["1.0.0"].digest, kit.VARIANT)
+    assert read == ["a"]
+
+
+def test_a_rollback_from_what_has_rotted_goes_one_step(tmp_path: Path, releases: dict[str, kit.Release]) -> None:
+    """Recovery would go that step by itself, and the rollback one more."""
+    store = kit.open_store(tmp_path)
+    deploy(store, releases, "1.0.0", "2.0.0", "3.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "model.onnx")
+    store.repair()
+    assert store.rollback().serving == ReleaseRef("2.0.0", releases["2.0.0"].digest, kit.VARIANT)
+    assert store.recover().actions and kit.serving(store) == "2.0.0"
+
+
+def test_a_rollback_to_what_has_rotted_is_refused_and_nothing_changes(
+    tmp_path: Path, releases: dict[str, kit.Release]
+) -> None:
+    store = kit.open_store(tmp_path)
+    deploy(store, releases, "1.0.0", "2.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "model.onnx")
+    store.repair()
+    with pytest.raises(DeviceUnable, match="whole"):
+        store.rollback()
+    assert kit.serving(store) == "2.0.0"

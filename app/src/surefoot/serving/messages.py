@@ -36,6 +36,12 @@ class Load(Message, frozen=True, tag="load"):
     provider: str = ""
 
 
+class Hold(Message, frozen=True, tag="hold"):
+    """Hold this lock, shared, from now on, and no other; empty for none."""
+
+    lock: str
+
+
 class Attach(Message, frozen=True, tag="attach"):
     """Serve the descriptor that comes with this frame too."""
 
@@ -70,7 +76,7 @@ class Classify(Message, frozen=True, tag="classify"):
     deadline_s: float
 
 
-Question = Load | Attach | Golden | Clock | Infer | Classify
+Question = Load | Hold | Attach | Golden | Clock | Infer | Classify
 
 # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -109,6 +115,10 @@ class Clocked(Message, frozen=True, tag="clocked"):
     waited_ms: tuple[float, ...]
 
 
+class Held(Message, frozen=True, tag="held"):
+    """The lock is held, or none is."""
+
+
 class Attached(Message, frozen=True, tag="attached"):
     """The new descriptor is being served."""
 
@@ -144,7 +154,7 @@ class Failed(Message, frozen=True, tag="failed"):
     evidence: bool = False
 
 
-Answer = Loaded | GoldenRun | Clocked | Attached | Inferred | Classified | Failed
+Answer = Loaded | Held | GoldenRun | Clocked | Attached | Inferred | Classified | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from surefoot.config import PROCESS_ENVIRONMENT
 from surefoot.errors import DeviceUnable
@@ -25,6 +26,8 @@ from surefoot.serving.messages import (
     Failed,
     Golden,
     GoldenRun,
+    Held,
+    Hold,
     Load,
     Loaded,
     Question,
@@ -121,6 +124,12 @@ class WorkerProcess:
             raise _unexpected(answer)
         return answer
 
+    async def hold(self, lock: str, timeout_s: float) -> None:
+        """Hold the lock of a slot, or with "" none. Raises WorkerFailed."""
+        answer, _ = await self._ask(Hold(lock), timeout_s)
+        if not isinstance(answer, Held):
+            raise _unexpected(answer)
+
     async def attach(self, timeout_s: float) -> int:
         """Make a socket pair, give one end to the worker, return the other's descriptor, which the caller owns."""
         ours, theirs = socket.socketpair()
@@ -197,6 +206,15 @@ class WorkerProcess:
 
 def _unexpected(answer: Answer) -> WorkerFailed:
     return WorkerFailed("the worker answered something else", found=type(answer).__name__, evidence=False)
+
+
+def resident_bytes(pid: int) -> int:
+    """Of another process; 0 where it is gone, or the system does not say."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def epitaph(code: int | None) -> str:

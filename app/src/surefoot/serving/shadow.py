@@ -22,7 +22,7 @@ from surefoot.errors import SurefootError
 from surefoot.release import manifest
 from surefoot.serving.control import Show
 from surefoot.serving.messages import Load
-from surefoot.serving.process import WorkerFailed, WorkerProcess, epitaph
+from surefoot.serving.process import WorkerFailed, WorkerProcess, epitaph, resident_bytes
 from surefoot.serving.status import ShadowServing
 from surefoot.serving.swap import Serving
 from surefoot.slots.state import ReleaseRef, Slot
@@ -188,12 +188,3 @@ def lower(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, pid, LOWEST_NICE)
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def resident_bytes(pid: int) -> int:
-    """Of another process; 0 where it is gone, or the system does not say."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

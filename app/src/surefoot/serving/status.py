@@ -25,6 +25,19 @@ class ShadowServing(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
 
 
+class StandbyServing(msgspec.Struct, frozen=True, kw_only=True):
+    """A confirmed release whose worker stays loaded, so that a rollback to it need not load anything.
+
+    ``memory_bytes``: resident now. ``left_s``: how long it still stays.
+    """
+
+    version: str
+    digest: str
+    pid: int
+    memory_bytes: int
+    left_s: float
+
+
 class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     """One model: what serves (``None`` where nothing does), and what its slot store says.
 
@@ -56,6 +69,7 @@ class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float | None = None
     restarts: int = 0
     shadow: ShadowServing | None = None
+    standby: StandbyServing | None = None
     slots: dict[str, Any] = {}
     events: list[Any] = []
 

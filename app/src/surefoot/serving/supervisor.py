@@ -151,6 +151,7 @@ class Supervisor:
             load_s=loaded.load_s,
             memory_bytes=loaded.memory_bytes,
             shadow=keeper.shadow.status(tallies),
+            standby=keeper.swap.standby.status(),
             inferences=serving.proved + (seen.inferences if seen else 0),
             failures=seen.failures if seen else 0,
             in_flight=seen.in_flight if seen else 0,
@@ -185,6 +186,7 @@ class Supervisor:
                     keeper = self._keeper(name)
                     await keeper.catch_up()
                     keeper.shadow.follow(keeper.current)
+                    await keeper.swap.standby.follow()
             except (OSError, SurefootError) as error:  # the disk does not answer now; what serves goes on
                 log.error("cannot look at the models: %s", error)
 

@@ -14,6 +14,7 @@ from surefoot.errors import DeviceUnable, SurefootError
 from surefoot.serving.measuring import GOLDEN_TIMEOUT_S
 from surefoot.serving.messages import Load, Loaded
 from surefoot.serving.process import WorkerFailed, WorkerProcess
+from surefoot.serving.standby import ModelStandby
 from surefoot.serving.status import SwapReport
 from surefoot.slots.state import ReleaseRef, Slot, State
 from surefoot.slots.store import Store, TriesUsedUp
@@ -64,6 +65,7 @@ class ModelSwap:
         self.current: Serving | None = None
         self._config = config
         self._traffic = traffic
+        self.standby = ModelStandby(config.standby, store)
         self._turn = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -90,6 +92,8 @@ class ModelSwap:
             await self._traffic.expect(self.store.name)
             if self._serves(slot, release):
                 return self._report(slot, release, "it serves already")
+            if state.trial is None and await self._take(slot, release):
+                return self._report(slot, release, "its worker stood by")
             loaded, cases = await self._load(slot, release)
             return SwapReport(
                 name=self.store.name,
@@ -137,6 +141,30 @@ class ModelSwap:
             return fallback, confirmed
         return slot, release
 
+    async def _take(self, slot: Slot, release: ReleaseRef) -> bool:
+        """Let the worker serve that stands by, if it is of that release."""
+        kept = await self.standby.take(slot, release, self.store.slot_lock_path(slot))
+        if kept is None:
+            return False
+        worker, loaded = kept
+        try:
+            await self._traffic.route(worker, slot, loaded)
+        except SurefootError as error:
+            log.warning("%s: the worker that stood by cannot serve: %s", self.store.name, error)
+            await worker.leave()
+            return False
+        except BaseException:
+            await worker.leave()
+            raise
+        self._relieve(Serving(worker, slot, loaded, time.monotonic()))
+        log.info("%s %s serves from slot %s, its worker stood by", self.store.name, release, slot)
+        return True
+
+    def _relieve(self, serving: Serving) -> None:
+        before, self.current = self.current, serving
+        if before is not None:
+            self._retire(before)
+
     async def _load(self, slot: Slot, release: ReleaseRef) -> tuple[Loaded, dict[str, int]]:
         directory = self.store.slot_path(slot)
         load = Load(
@@ -159,9 +187,7 @@ class ModelSwap:
             if isinstance(error, SurefootError) and not isinstance(error, NotLoaded):
                 raise NotLoaded(error, release.digest, evidence=False) from error
             raise
-        before, self.current = self.current, serving
-        if before is not None:
-            self._retire(before.worker)
+        self._relieve(serving)
         log.info("%s %s serves from slot %s, loaded in %.2f s", self.store.name, release, slot, loaded.load_s)
         return loaded, cases
 
@@ -176,27 +202,33 @@ class ModelSwap:
         await self._traffic.withdraw(self.store.name)
         before, self.current = self.current, None
         if before is not None:
-            self._retire(before.worker)
+            self._retire(before)
+        await self.standby.close()
 
     def forget(self, worker: WorkerProcess) -> bool:
         """A worker has died. Returns whether it was the one that served."""
         worker.drained.set()
         self._traffic.forget(worker)
+        self.standby.forget(worker)
         if self.current is None or self.current.worker is not worker:
             return False
         self.current = None
         return True
 
-    def _retire(self, worker: WorkerProcess) -> None:
-        task = asyncio.get_running_loop().create_task(self._drain(worker))
+    def _retire(self, before: Serving) -> None:
+        task = asyncio.get_running_loop().create_task(self._drain(before))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _drain(self, worker: WorkerProcess) -> None:
+    async def _drain(self, before: Serving) -> None:
+        worker = before.worker
         try:
             await asyncio.wait_for(worker.drained.wait(), self._config.gateway.drain_timeout_s)
         except asyncio.TimeoutError:
             log.warning("worker %d did not drain in time", worker.process.pid)
+        else:
+            if await self.standby.keep(worker, before.slot, before.loaded):
+                return
         await worker.leave()
 
     async def close(self) -> None:
@@ -204,6 +236,7 @@ class ModelSwap:
         for task in self._leaving:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self.standby.close()
         if self.current is not None:
             await self.current.worker.leave()
             self.current = None

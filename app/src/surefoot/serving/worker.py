@@ -28,10 +28,11 @@ from surefoot.runtimes.protocol import ModelRefused
 from surefoot.serving import messages
 from surefoot.serving.frames import Decoder, Frame, FrameError, receive, write_frame
 from surefoot.serving.loaded import LoadedModel, open_model
-from surefoot.serving.messages import Attach, Classify, Clock, Golden, Infer, Load, Loaded
+from surefoot.serving.messages import Attach, Classify, Clock, Golden, Hold, Infer, Load, Loaded
 from surefoot.serving.priority import run_low
 
 LOCK_WAIT_S = 10.0
+HOLD_WAIT_S = 0.3  # whoever only looks whether it is held lets go at once
 SEND_TIMEOUT_S = 30.0  # a reader that takes no byte for so long is dropped, so that it cannot stop the others
 READ_BYTES = 1 << 18
 
@@ -41,9 +42,9 @@ log = logging.getLogger("surefoot.worker")
 class Worker:
     """Serves one model on any number of sockets until told to leave."""
 
-    def __init__(self, control: socket.socket, stack: contextlib.ExitStack) -> None:
+    def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._stack = stack
+        self._lock = contextlib.ExitStack()
         self._model: LoadedModel | None = None
         self._poll = select.poll()
         self._connections: dict[int, tuple[socket.socket, Decoder]] = {}
@@ -107,6 +108,9 @@ class Worker:
         if isinstance(question, Golden):
             model = self._model
             return run_low(model.golden, threads=1), []
+        if isinstance(question, Hold):
+            self._hold(question.lock, HOLD_WAIT_S)
+            return messages.Held(), []
         if isinstance(question, Clock):
             return self._model.clock(question.at, question.runs), []
         if not isinstance(question, Attach) or len(frame.descriptors) != 1:
@@ -117,8 +121,7 @@ class Worker:
     def _load(self, load: Load) -> Loaded:
         if self._model is not None:
             raise BadRequest("this worker has loaded a model before", hint="start another worker")
-        if load.lock:
-            self._stack.enter_context(locked(Path(load.lock), shared=True, wait_s=LOCK_WAIT_S, what="the slot"))
+        self._hold(load.lock, LOCK_WAIT_S)
         started = time.monotonic()
 
         def verified_and_warm() -> LoadedModel:
@@ -128,6 +131,11 @@ class Worker:
 
         self._model = run_low(verified_and_warm, load.threads)
         return self._model.describe(load, time.monotonic() - started)
+
+    def _hold(self, lock: str, wait_s: float) -> None:
+        self._lock.close()
+        if lock:
+            self._lock.enter_context(locked(Path(lock), shared=True, wait_s=wait_s, what="the slot"))
 
 
 def _in_time(deadline_s: float) -> None:
@@ -162,8 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leave_with(chosen.lifeline)
-    with contextlib.ExitStack() as stack, socket.socket(fileno=chosen.control) as control:
-        Worker(control, stack).run()
+    with socket.socket(fileno=chosen.control) as control:
+        Worker(control).run()
     return 0
 
 

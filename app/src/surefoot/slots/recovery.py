@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import msgspec
@@ -39,14 +39,14 @@ class Recoverer:
         self._journal, self._filler, self._operation = journal, filler, operation
         self._layout = journal.layout
 
-    def recover(self, hashed: Hash = hash_file) -> Recovery:
-        """See ``Store.recover`` and ``Store.heal``."""
+    def recover(self, hashed: Hash = hash_file, unread: Collection[Slot] = ()) -> Recovery:
+        """See ``Store.recover``, ``Store.heal`` and, for slots that are left ``unread``, ``Store.repair``."""
         actions: list[str] = []
         try:
             with self._alone() as alone:
                 for _ in range(MOST_ROUNDS):
                     state = self._repaired(actions)
-                    found = self.look(state, busy=not alone, hashed=hashed)
+                    found = self.look(state, busy=not alone, hashed=hashed, unread=unread)
                     steps = [one for one in recover(state, found) if one.kind != "drop"]
                     if self._is_mapped(state.active):
                         steps = self._while_serving(state, steps, actions)
@@ -60,7 +60,7 @@ class Recoverer:
         except NewerFormat:
             raise
         except DeviceUnable as error:
-            return self._unwritten(actions, error)
+            return self._unwritten(actions, error, unread)
 
     def _repaired(self, actions: list[str]) -> State:
         before = self._journal.copies.load()
@@ -95,14 +95,14 @@ class Recoverer:
                 self._journal.note(now, "rot found", why, now.active, now.serving)
         return []
 
-    def look(self, state: State, *, busy: bool, hashed: Hash = hash_file) -> Facts:
-        """What is on the disk, every byte of the slots read."""
+    def look(self, state: State, *, busy: bool, hashed: Hash = hash_file, unread: Collection[Slot] = ()) -> Facts:
+        """What is on the disk: every byte of the slots read, but for those that are taken for whole where they are."""
         content: dict[Slot, Content] = {}
         for slot in SLOTS:
             release = state.slots[slot].release
             if not self._layout.slot(slot).exists():
                 content[slot] = "none"
-            elif release is not None and fault(self._layout.slot(slot), release, hashed) is None:
+            elif release is not None and (slot in unread or fault(self._layout.slot(slot), release, hashed) is None):
                 content[slot] = "whole"
             else:
                 content[slot] = "broken"
@@ -157,10 +157,10 @@ class Recoverer:
                 alone = False
             yield alone
 
-    def _unwritten(self, actions: list[str], error: DeviceUnable) -> Recovery:
+    def _unwritten(self, actions: list[str], error: DeviceUnable, unread: Collection[Slot]) -> Recovery:
         """What is true, told without writing it: the confirmed slot serves."""
         state = self._journal.read()
-        facts = self.look(state, busy=False)
+        facts = self.look(state, busy=False, unread=unread)
         for step in recover(state, msgspec.structs.replace(facts, archived=())):
             if step.kind != "drop" and step.kind != "heal":
                 state = table.apply(state, table.Change(step.kind, step.slot, reason=step.why))

@@ -153,6 +153,10 @@ class Store:
         """
         return self._recoverer.recover()
 
+    def repair(self) -> Recovery:
+        """As :meth:`recover`, slots unread: for what is waited for, and reads the slot that it needs by itself."""
+        return self._recoverer.recover(unread=SLOTS)
+
     def kept(self) -> list[Kept]:
         """Every file that is here for good, and its digest, for a scrub."""
         return kept(self._journal, self.read())

@@ -127,7 +127,7 @@ def rollback(config: Config, name: str, steps: int = 1, reason: str = "") -> Swi
     store = _known(config, name)
     with store.operation("rollback"), store.postponing():
         reason = reason or "asked for by the operator"
-        state = store.recover().state
+        state = store.repair().state
         if state.trial is not None and steps > 1 and store.where(step_back(state, steps)) is not None:
             # What comes from the archive needs the trial's slot, which its worker holds until the traffic has moved.
             _served(config, store.rollback(1, reason))
