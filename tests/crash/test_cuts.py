@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,15 @@ def _traffic_first(store: Store) -> object:
         return store.rollback()
 
 
+def _taken(store: Store, release: kit.Release) -> object:
+    inbox = store.slot_path("a").parents[2] / "inbox"
+    shutil.rmtree(inbox, ignore_errors=True)
+    inbox.mkdir()
+    files = {name: Path(shutil.copy(path, inbox)) for name, path in release.files.items()}
+    store.mark_ready(store.take(release.manifest, release.data, kit.VARIANT, files))
+    return store.read()
+
+
 def _deferred(store: Store, release: kit.Release) -> object:
     return store.defer(store.fill(release.manifest, release.data, kit.VARIANT, release.files), "it is hot")
 
@@ -64,6 +74,7 @@ def _deferred(store: Store, release: kit.Release) -> object:
 CASES = {
     "first install": Case((), lambda store, r: kit.install(store, r["1.0.0"]), {None}),
     "second install": Case(("1.0.0",), lambda store, r: kit.install(store, r["2.0.0"]), {"1.0.0"}),
+    "install, its files moved": Case(("1.0.0", "2.0.0"), lambda store, r: _taken(store, r["3.0.0"]), {"2.0.0"}),
     "third install, archiving": Case(("1.0.0", "2.0.0"), lambda store, r: kit.install(store, r["3.0.0"]), {"2.0.0"}),
     "fourth install, pruning": Case(
         ("1.0.0", "2.0.0", "3.0.0"), lambda store, r: kit.deploy(store, r["4.0.0"]), {"3.0.0", "4.0.0"}

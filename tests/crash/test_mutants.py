@@ -44,7 +44,7 @@ def test_a_rotten_active_slot_is_replaced_at_start(device: Device) -> None:
 
 
 def test_a_store_that_checks_no_digests_is_caught(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(directory: Path, release: ReleaseRef) -> str | None:
+    def blind(directory: Path, release: ReleaseRef, *_: object) -> str | None:
         return None if directory.is_dir() else "it is missing"
 
     for module in (archive, filling, health, journal, recovery, returning):
@@ -111,9 +111,9 @@ def test_a_store_that_writes_one_copy_is_caught(
 class StateBeforeSlot(Filler):
     """Mutant: says that the release is there, then puts it there."""
 
-    def _copy(self, slot, release, manifest, data, files):
+    def _copy(self, slot, release, manifest, data, files, lay):
         self._journal.change(Change("stage", slot))
-        super()._copy(slot, release, manifest, data, files)
+        super()._copy(slot, release, manifest, data, files, lay)
         self._journal.change(Change("fill", slot, release))
 
 

@@ -193,6 +193,15 @@ class Disk:
             self.sync_directory(path.parent)
         return at
 
+    def sync_file(self, path: Path) -> None:
+        """Make a file's content durable, whoever wrote it."""
+        with _reported(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                self._fsync(descriptor, path)
+            finally:
+                os.close(descriptor)
+
     def move_file(self, source: Path, target: Path) -> None:
         """Give a file that was fsynced its final name, durably, in place of what has that name."""
         try:

@@ -444,3 +444,39 @@ def test_a_rollback_to_what_has_rotted_is_refused_and_nothing_changes(
     with pytest.raises(DeviceUnable, match="whole"):
         store.rollback()
     assert kit.serving(store) == "2.0.0"
+
+
+# -- taking what was fetched -------------------------------------------------------------------------------------------
+
+
+def test_what_is_taken_is_moved_and_serves_like_what_is_filled(
+    tmp_path: Path, releases: dict[str, kit.Release]
+) -> None:
+    store, release = kit.open_store(tmp_path), releases["1.0.0"]
+    inodes = {name: path.stat().st_ino for name, path in release.files.items()}
+    slot = store.take(release.manifest, release.data, kit.VARIANT, release.files)
+    assert not any(path.exists() for path in release.files.values())
+    assert {name: (store.slot_path(slot) / name).stat().st_ino for name in inodes} == inodes
+    store.mark_ready(slot)
+    assert store.activate(slot).serving == ReleaseRef("1.0.0", release.digest, kit.VARIANT)
+    assert all(health.ok for health in store.verify())
+
+
+def test_what_was_cut_short_since_it_was_fetched_is_not_taken(tmp_path: Path, releases: dict[str, kit.Release]) -> None:
+    store, release = kit.open_store(tmp_path), releases["1.0.0"]
+    os.truncate(release.files["model.onnx"], 10)
+    with pytest.raises(UntrustedRelease, match="was changed since"):
+        store.take(release.manifest, release.data, kit.VARIANT, release.files)
+    assert store.read().slots["a"].status == "empty"
+
+
+def test_what_was_changed_since_it_was_fetched_is_taken_and_never_activated(
+    tmp_path: Path, releases: dict[str, kit.Release]
+) -> None:
+    """Its bytes are not read again in between: the gate's worker reads them, and so does the activation."""
+    store, release = kit.open_store(tmp_path), releases["1.0.0"]
+    kit.flip_a_bit(release.files["model.onnx"])
+    slot = store.take(release.manifest, release.data, kit.VARIANT, release.files)
+    store.mark_ready(slot)
+    with pytest.raises(DeviceUnable, match="cannot be activated"):
+        store.activate(slot)

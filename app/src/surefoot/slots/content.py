@@ -105,6 +105,30 @@ def copy_release(
             )
 
 
+def move_release(
+    disk: Disk, into: Path, manifest: Manifest, manifest_bytes: bytes, variant_id: str, files: dict[str, Path]
+) -> None:
+    """The same without a copy, of files on this file system that were checked as they were written.
+
+    Raises:
+        UntrustedRelease: a file is not as long as the manifest says.
+        DeviceUnable: the disk does not take it.
+    """
+    disk.make_directory(into)
+    disk.write(into / FILE_NAME, manifest_bytes)
+    for file in wanted(manifest, variant_id):
+        found = files[file.name].stat().st_size
+        if found != file.length_bytes:
+            raise UntrustedRelease(
+                f"{file.name} of {manifest.name} {manifest.version} was changed since it was fetched",
+                found=f"{found} bytes",
+                expected=f"{file.length_bytes} bytes",
+                hint="fetch the release again",
+            )
+        disk.sync_file(files[file.name])  # what a try wrote that was killed may not be on the disk
+        disk.move_file(files[file.name], into / file.name)
+
+
 def _chunks(path: Path, length_bytes: int) -> Iterator[bytes]:
     """At most one byte more than announced, so that a file that is too long is seen as such and fills no disk."""
     left = length_bytes + 1

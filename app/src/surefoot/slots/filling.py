@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from surefoot.config import Storage
-from surefoot.durable import locked, read_bounded
+from surefoot.durable import Disk, locked, read_bounded
 from surefoot.errors import BadRequest, DeviceUnable, SurefootError
 from surefoot.release import manifest as manifests
 from surefoot.release.manifest import FILE_NAME, MOST_MANIFEST_BYTES, Manifest
 from surefoot.slots import table
 from surefoot.slots.archive import Entry
-from surefoot.slots.content import Record, copy_release, fault, read_record, wanted, write_record
+from surefoot.slots.content import Record, copy_release, fault, move_release, read_record, wanted, write_record
 from surefoot.slots.journal import Journal
 from surefoot.slots.state import ReleaseRef, Slot, State
 
 SLOT_LOCK_WAIT_S = 35.0  # a little longer than a worker may take to drain
+Lay = Callable[[Disk, Path, Manifest, bytes, str, dict[str, Path]], None]  # as content.copy_release
 STATE_BYTES = 256 * 1024  # what the state, records and history need beside the files
 
 
@@ -36,7 +37,11 @@ class Filler:
             DeviceUnable: no room, a trial runs, or the slot is in use.
             UntrustedRelease: a file is not what the manifest says; nothing of it stays.
         """
-        return self._fill(manifest, data, variant_id, files, self._storage.reserve_bytes)
+        return self._fill(manifest, data, variant_id, files, self._storage.reserve_bytes, copy_release)
+
+    def take(self, manifest: Manifest, data: bytes, variant_id: str, files: dict[str, Path]) -> Slot:
+        """The same, by moving the files."""
+        return self._fill(manifest, data, variant_id, files, self._storage.reserve_bytes, move_release)
 
     def restore(self, entry: Entry) -> Slot:
         """An archived release into the inactive slot, confirmed as it was. It may use the reserve: it is a way back."""
@@ -51,7 +56,7 @@ class Filler:
             files = {file.name: entry.path / file.name for file in wanted(manifest, release.variant)}
         except OSError as error:
             raise DeviceUnable(f"the archived {release} cannot be read", found=str(error)) from error
-        slot = self._fill(manifest, data, release.variant, files, 0)
+        slot = self._fill(manifest, data, release.variant, files, 0, copy_release)
         self._journal.change(table.Change("restore", slot))
         return slot
 
@@ -86,7 +91,9 @@ class Filler:
         places = (self._layout.slot(slot), self._layout.filling(slot))
         return sum(file.lstat().st_size for place in places if place.is_dir() for file in place.iterdir())
 
-    def _fill(self, manifest: Manifest, data: bytes, variant_id: str, files: dict[str, Path], reserve: int) -> Slot:
+    def _fill(
+        self, manifest: Manifest, data: bytes, variant_id: str, files: dict[str, Path], reserve: int, lay: Lay
+    ) -> Slot:
         release = ReleaseRef(manifest.version, manifests.digest(data), variant_id)
         needed = wanted(manifest, variant_id)
         missing = [file.name for file in needed if file.name not in files]
@@ -97,11 +104,12 @@ class Filler:
             table.apply(state, table.Change("fill", slot, release))  # refused before anything changes
         with self._slot_alone(slot):
             pass  # a worker that still maps it: refused before anything changes
-        self.check_room(len(data) + sum(file.length_bytes for file in needed), reserve)
+        copied = sum(file.length_bytes for file in needed) if lay is copy_release else 0
+        self.check_room(len(data) + copied, reserve)
         self._set_aside(slot)
         self._journal.change(table.Change("fill", slot, release))
         try:
-            self._copy(slot, release, manifest, data, files)
+            self._copy(slot, release, manifest, data, files, lay)
             self._journal.change(table.Change("stage", slot))
             return slot
         except (SurefootError, OSError) as error:
@@ -122,11 +130,13 @@ class Filler:
                 record = Record(now.release, True, here.order if here else 0, state.floor)
                 self._journal.archive.take(self._layout.slot(slot), record)
 
-    def _copy(self, slot: Slot, release: ReleaseRef, manifest: Manifest, data: bytes, files: dict[str, Path]) -> None:
+    def _copy(
+        self, slot: Slot, release: ReleaseRef, manifest: Manifest, data: bytes, files: dict[str, Path], lay: Lay
+    ) -> None:
         filling = self._layout.filling(slot)
         with self._slot_alone(slot):
             self.discard(slot)
-        copy_release(self._disk, filling, manifest, data, release.variant, files)
+        lay(self._disk, filling, manifest, data, release.variant, files)
         state = self._journal.read()
         record = Record(release, state.was_confirmed(release.digest), 0, state.floor)
         with self._slot_alone(slot):

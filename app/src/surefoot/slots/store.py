@@ -217,6 +217,21 @@ class Store:
             self._tidy()
             return slot
 
+    def take(self, manifest: Manifest, manifest_bytes: bytes, variant_id: str, files: dict[str, Path]) -> Slot:
+        """As :meth:`fill` without a copy: the files become the slot's own, and are gone from where they lay.
+
+        For files on this file system that were checked as they were written. Where this is cut off, they may be gone
+        from both places.
+
+        Raises:
+            DeviceUnable: as :meth:`fill`.
+            UntrustedRelease: a file was changed since.
+        """
+        with self.operation("install"):
+            slot = self._filler.take(manifest, manifest_bytes, variant_id, files)
+            self._tidy()
+            return slot
+
     def mark_ready(self, slot: Slot) -> State:
         """The gate passed: the slot may be activated."""
         return self._journal.change(Change("pass", slot))

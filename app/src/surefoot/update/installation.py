@@ -131,7 +131,8 @@ def install(
             staged = store.staged(candidate.digest)  # its gate was deferred, or cut off
             if staged is None:
                 files = _fetch(config, store, candidate, trusted, source, tell)
-            slot = staged or store.fill(manifest, candidate.data, variant.id, files)
+            lay = store.take if _side_by_side(config) else store.fill
+            slot = staged or lay(manifest, candidate.data, variant.id, files)
         except UntrustedRelease:
             _empty_inbox(config, name)  # nothing that came with it is used by the next try
             raise
@@ -149,9 +150,10 @@ def _fetch(
     inbox = _inbox(config, manifest.name, manifest.version)
     wanted = (candidate.variant.artifact, manifest.golden.file, manifest.card.file)
     _take_over(inbox, wanted)
-    # Once in the inbox, where an earlier try may have left some of it, and once in the slot.
+    # In the inbox, where an earlier try may have left some of it, and again in the slot where that is a copy.
     missing_bytes = sum(file.length_bytes for file in wanted) - _fetched_bytes(inbox, wanted)
-    store.check_room(missing_bytes + sum(file.length_bytes for file in wanted))
+    copied_bytes = 0 if _side_by_side(config) else sum(file.length_bytes for file in wanted)
+    store.check_room(missing_bytes + copied_bytes)
     reserve_bytes = config.storage.reserve_bytes
     reserve(inbox, missing_bytes + reserve_bytes, f"{manifest.name} {manifest.version}")
     patience = _patience(config, manifest.name, trusted)
@@ -191,6 +193,11 @@ def _copies(store: Store, file: manifests.File) -> Iterator[Path]:
 
 def _patience(config: Config, name: str, trusted: Trusted) -> Patience:
     return Patience(waiting_path(config, name), Disk(), trusted.timestamp_version)
+
+
+def _side_by_side(config: Config) -> bool:
+    """Whether what was fetched can be moved into a slot."""
+    return config.inbox_dir.stat().st_dev == config.models_dir.stat().st_dev
 
 
 def _inbox(config: Config, name: str, version: str) -> Path:
