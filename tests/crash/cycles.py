@@ -18,12 +18,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from surefoot.durable import Disk
 from surefoot.slots.content import fault
 from surefoot.slots.copies import Copies
 from surefoot.slots.layout import Layout
-from surefoot.slots.state import State
+from surefoot.slots.state import Slot, State
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash import disks
@@ -59,6 +60,17 @@ class CuttingDisk(Disk):
 
 
 Mutate = Callable[[Store], object]
+
+
+class Plan(NamedTuple):
+    """A cycle. ``moves``: the files are taken, as from the inbox; else they are copied.
+
+    ``goes_on``: with the new one after the rollback: then the slots change places, and the archive fills.
+    """
+
+    release: kit.Release
+    moves: bool
+    goes_on: bool
 
 
 class Cycles:
@@ -118,15 +130,15 @@ class Cycles:
     def _one(self) -> None:
         self._version += 1
         release = kit.make_release(self._inbox, f"{self._version}.0.0")
-        goes_on = self._chance.random() < 0.5  # with the new one: then the slots change places, and the archive fills
+        plan = Plan(release, self._chance.random() < 0.5, self._chance.random() < 0.5)
         kind = self._chance.random()
         if kind < CUT:
-            self._cut(release, goes_on)
+            self._cut(plan)
         elif kind < CUT + KILLED:
-            self._kill(release, goes_on)
+            self._kill(plan)
         began, disk = time.monotonic(), self._disk()
         store = self._store(disk)
-        self._go(store, release, goes_on)
+        self._go(store, plan)
         if kind >= CUT + KILLED:
             self._primitives = disk.count
             self._cycle_s = [*self._cycle_s[-20:], time.monotonic() - began]
@@ -136,25 +148,39 @@ class Cycles:
         shutil.rmtree(next(iter(release.files.values())).parent)
         self.cycles += 1
 
-    @staticmethod
-    def _go(store: Store, release: kit.Release, goes_on: bool) -> None:
+    def _go(self, store: Store, plan: Plan) -> None:
         """What was confirmed before an interruption is not confirmed again, only returned from."""
         state = store.recover().state
         if state.trial is not None:
             store.record_try()
             store.confirm("30 inferences, 60 s")
-        state = kit.deploy(store, release)
-        assert state.serving is not None and state.serving.digest == release.digest
+        state = store.activate(self._install(store, plan))
+        if state.trial is not None:
+            store.record_try()
+            state = store.confirm("30 inferences, 60 s")
+        assert state.serving is not None and state.serving.digest == plan.release.digest
         store.repair()
         with store.postponing():
             back = store.rollback()
         assert back.serving == state.lineage[-2], "a rollback returned to something else"
-        if goes_on:
+        if plan.goes_on:
             store.activate(back.inactive)
 
-    def _cut(self, release: kit.Release, goes_on: bool) -> None:
+    def _install(self, store: Store, plan: Plan) -> Slot:
+        release = plan.release
+        if not plan.moves or store.admit(release.manifest, release.digest) is not None:
+            return kit.install(store, release)
+        inbox = self._folder / "inbox"
+        shutil.rmtree(inbox, ignore_errors=True)
+        inbox.mkdir()
+        files = {name: Path(shutil.copy(path, inbox)) for name, path in release.files.items()}
+        slot = store.take(release.manifest, release.data, kit.VARIANT, files)
+        store.mark_ready(slot)
+        return slot
+
+    def _cut(self, plan: Plan) -> None:
         try:
-            self._go(self._store(self._disk(self._chance.randrange(self._primitives))), release, goes_on)
+            self._go(self._store(self._disk(self._chance.randrange(self._primitives))), plan)
         except Cut:
             self.cuts += 1
             self._boots += 1
@@ -167,7 +193,7 @@ class Cycles:
                 self._boots += 1
         self._judge(self._acknowledged)
 
-    def _kill(self, release: kit.Release, goes_on: bool) -> None:
+    def _kill(self, plan: Plan) -> None:
         disk = self._disk()
         reading, writing = os.pipe()
         child = os.fork()
@@ -175,7 +201,7 @@ class Cycles:
             code = 1
             try:
                 self._acknowledge = lambda state: os.write(writing, b"%d\n" % state.generation)  # type: ignore[method-assign,assignment]
-                self._go(self._store(disk), release, goes_on)
+                self._go(self._store(disk), plan)
                 code = 0
             except BaseException:
                 traceback.print_exc()
