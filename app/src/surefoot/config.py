@@ -96,6 +96,13 @@ class Standby(Section, frozen=True, kw_only=True):
     least_available_bytes: Bytes = 512 * 1024 * 1024  # of memory, beside it; where there is less it leaves
 
 
+class Scrub(Section, frozen=True, kw_only=True):
+    """How often every byte that is kept is read again, to find what rotted, and how gently."""
+
+    every_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 86_400.0  # half of it at the least, by chance; 0: never
+    most_bytes_s: Annotated[int, Meta(ge=4096, le=1 << 40)] = 2 * 1024 * 1024
+
+
 class Trust(Section, frozen=True, kw_only=True):
     """``clock``: ``auto`` asks the kernel whether time is synchronised; the others say so by decision."""
 
@@ -129,6 +136,7 @@ class Config(Section, frozen=True, kw_only=True):
     runtime: Runtime = Runtime()
     shadow: Shadow = Shadow()
     standby: Standby = Standby()
+    scrub: Scrub = Scrub()
     trust: Trust = Trust()
     fetch: Fetch = Fetch()
 

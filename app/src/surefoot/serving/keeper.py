@@ -104,6 +104,23 @@ class ModelKeeper:
         finally:
             self.loading = False
 
+    async def mend(self) -> tuple[str, ...]:
+        """Something here has rotted: see ``Store.heal``. What serves follows. Returns what was done."""
+        if self.loading:
+            return ("put off: a release is being loaded",)
+        self.loading = True
+        try:
+            recovery = await asyncio.to_thread(self._store.heal)
+            for action in recovery.actions:
+                log.warning("%s: %s", self.name, action)
+            await self._return_to_service()
+        except SurefootError as error:
+            self._failed(error)
+            return (str(error),)
+        finally:
+            self.loading = False
+        return tuple(recovery.actions)
+
     def _left_behind(self) -> bool:
         store = open_store(self._config, self.name)  # an object is for one thread
 

@@ -76,7 +76,12 @@ class _FromStatus(Collector):
         shadow = CounterMetricFamily(
             "surefoot_shadow_inferences", "Inputs that a shadow was meant to see", labels=["model", "version", "result"]
         )
+        rotten = GaugeMetricFamily(
+            "surefoot_rotten_files", "Files that were not what was installed, at the latest scrub", labels=["model"]
+        )
         for model in status.models:
+            if model.scrub is not None:
+                rotten.add_metric([model.name], len(model.scrub.rotten))
             for result in ("agreed", "disagreed", "failed", "skipped") if model.shadow is not None else ():
                 count = getattr(model.shadow, result)
                 shadow.add_metric([model.name, model.shadow.version if model.shadow else "", result], count)
@@ -96,4 +101,4 @@ class _FromStatus(Collector):
                 memory.add_metric([model.name], model.memory_bytes)
         gateway = CounterMetricFamily("surefoot_gateway_restarts", "Gateways started after a death")
         gateway.add_metric([], status.gateway_restarts)
-        yield from (info, ready, memory, restarts, shadow, gateway)
+        yield from (info, ready, memory, restarts, shadow, rotten, gateway)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from surefoot.serving.status import ModelServing, ServingStatus, ShadowServing
+from surefoot.serving.status import ModelServing, ScrubServing, ServingStatus, ShadowServing
 
 REFRESH_S = 5
 
@@ -79,6 +79,7 @@ def _model(model: ModelServing) -> str:
         tags.append(_tag("held: updates wait", "warn"))
     shadow = _shadow(model.shadow) if model.shadow is not None else ""
     reason = f'<p class="bad">{escape(model.reason)}</p>' if model.reason else ""
+    reason += _rot(model.scrub) if model.scrub is not None and model.scrub.rotten else ""
     figures = _figures(
         {
             "version": model.version or "none",
@@ -98,6 +99,11 @@ def _model(model: ModelServing) -> str:
         f'<section><div class="row"><h2>{escape(model.name)}</h2>{"".join(tags)}</div>{reason}{figures}{shadow}'
         f"{_slots(slots)}{_quarantine(slots)}{_events(model.events)}</section>"
     )
+
+
+def _rot(scrub: ScrubServing) -> str:
+    what = f"Rotten on the disk ({scrub.at}): {', '.join(scrub.rotten)}. {'; '.join(scrub.actions)}"
+    return f'<p class="bad">{escape(what)}</p>'
 
 
 def _shadow(shadow: ShadowServing) -> str:

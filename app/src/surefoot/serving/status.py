@@ -38,6 +38,20 @@ class StandbyServing(msgspec.Struct, frozen=True, kw_only=True):
     left_s: float
 
 
+class ScrubServing(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest time that every byte a model keeps was read from the disk.
+
+    ``at``: UTC, RFC 3339, as the clock said. ``rotten``: files that were not what was installed, ``SLOT/FILE``.
+    ``actions``: what was done about it.
+    """
+
+    at: str
+    read_bytes: int
+    seconds: float
+    rotten: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+
+
 class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     """One model: what serves (``None`` where nothing does), and what its slot store says.
 
@@ -70,6 +84,7 @@ class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     shadow: ShadowServing | None = None
     standby: StandbyServing | None = None
+    scrub: ScrubServing | None = None
     slots: dict[str, Any] = {}
     events: list[Any] = []
 

@@ -30,6 +30,7 @@ from surefoot.serving.endpoint import Endpoint
 from surefoot.serving.gatekeeper import Gatekeeper
 from surefoot.serving.keeper import ModelKeeper
 from surefoot.serving.notify import Notifier
+from surefoot.serving.scrub import Scrubber
 from surefoot.serving.sockets import UnixSockets, check_host, open_tcp
 from surefoot.serving.status import ModelServing, ServingStatus, SwapReport
 from surefoot.slots.status import report
@@ -56,6 +57,7 @@ class Supervisor:
         self._begun_s = time.monotonic()
         self.leaving = asyncio.Event()
         self._keepers: dict[str, ModelKeeper] = {}
+        self.scrubber = Scrubber(config.scrub, self._keepers)
 
     # -- what the admin socket asks for ----------------------------------------------------------------------------
 
@@ -128,7 +130,8 @@ class Supervisor:
 
         slots, events, problem = await asyncio.to_thread(from_store)
         serving = keeper.current
-        common = {"name": keeper.name, "restarts": keeper.restarts, "slots": slots, "events": events}
+        scrub = self.scrubber.status(keeper.name)
+        common = {"name": keeper.name, "restarts": keeper.restarts, "slots": slots, "events": events, "scrub": scrub}
         if serving is None:
             active = bool(slots.get("active"))
             state = "loading" if keeper.loading else "failed" if active or keeper.reason else "empty"
@@ -193,6 +196,7 @@ class Supervisor:
     async def close(self) -> None:
         """Drain the gateway, then let the workers go."""
         await self._gatekeeper.stop()
+        await self.scrubber.close()
         await asyncio.gather(*(keeper.close() for keeper in self._keepers.values()))
 
 
@@ -260,7 +264,8 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
             leaving = loop.create_task(supervisor.leaving.wait())
             booting = loop.create_task(supervisor.boot())  # loads while the gateway starts
             up = loop.create_task(supervisor.keep_up())
-            tasks = [booting, up, keeping, leaving]
+            scrubbing = loop.create_task(supervisor.scrubber.run())
+            tasks = [booting, up, scrubbing, keeping, leaving]
             try:
                 await _first(accepting.wait(), keeping, leaving)
                 endpoint.publish(config.run_dir, where)
@@ -275,6 +280,7 @@ async def _run(config: Config, on_ready: OnReady | None) -> int:
                 notifier.tell("STOPPING=1")
                 booting.cancel()
                 up.cancel()
+                scrubbing.cancel()
                 await supervisor.close()
                 for task in tasks:
                     task.cancel()
