@@ -57,7 +57,9 @@ def clock(needs: Callable[[bool, str], None], tmp_path: Path, monkeypatch: pytes
 def started(make_device: Callable[..., Device]) -> Callable[[str], Device]:
     def start(believed: str) -> Device:
         device = make_device(
-            trial={"min_seconds": MIN_SECONDS, "min_inferences": 1}, trust={"clock": believed}, gate={"most_seconds": 60.0}
+            trial={"min_seconds": MIN_SECONDS, "min_inferences": 1},
+            trust={"clock": believed},
+            gate={"most_seconds": 60.0},
         )
         device.serve()
         return device
