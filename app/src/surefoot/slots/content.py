@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from surefoot.durable import Disk, hash_file, read_bounded
-from surefoot.errors import BadRequest, SurefootError, UntrustedRelease
+from surefoot.errors import BadRequest, DeviceUnable, SurefootError, UntrustedRelease
 from surefoot.release import manifest as manifests
 from surefoot.release.manifest import FILE_NAME, MOST_MANIFEST_BYTES, File, Manifest
 from surefoot.slots.sealed import UnreadableError, read_sealed, seal
@@ -64,6 +64,9 @@ def fault(directory: Path, release: ReleaseRef, hashed: Hash = hash_file) -> str
         directory: the slot's.
         release: what it should hold.
         hashed: how files are read.
+
+    Raises:
+        DeviceUnable: this user may not read it. That is nothing about what it holds.
     """
     try:
         data = read_bounded(directory / FILE_NAME, MOST_MANIFEST_BYTES)
@@ -78,6 +81,12 @@ def fault(directory: Path, release: ReleaseRef, hashed: Hash = hash_file) -> str
                 return f"{file.name} shares its inode with another name"
             if hashed(path) != (file.sha256, file.length_bytes):
                 return f"{file.name} does not match its digest"
+    except PermissionError as error:
+        raise DeviceUnable(
+            f"cannot read {error.filename or directory}",
+            found=f"{error.strerror}, as user {os.geteuid()}",
+            hint="run as the user who owns the data directory, or give it back to that user: chown -R",
+        ) from error
     except (OSError, SurefootError) as error:
         return str(error)
     return None

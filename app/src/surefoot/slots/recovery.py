@@ -95,17 +95,34 @@ class Recoverer:
                 self._journal.note(now, "rot found", why, now.active, now.serving)
         return []
 
-    def look(self, state: State, *, busy: bool, hashed: Hash = hash_file, unread: Collection[Slot] = ()) -> Facts:
-        """What is on the disk: every byte of the slots read, but for those that are taken for whole where they are."""
+    def look(
+        self,
+        state: State,
+        *,
+        busy: bool,
+        hashed: Hash = hash_file,
+        unread: Collection[Slot] = (),
+        tolerant: bool = False,
+    ) -> Facts:
+        """What is on the disk: every byte of the slots read, but for those that are taken for whole where they are.
+
+        What this user may not read is an error, or where that is ``tolerant`` not to be served.
+        """
         content: dict[Slot, Content] = {}
         for slot in SLOTS:
             release = state.slots[slot].release
             if not self._layout.slot(slot).exists():
                 content[slot] = "none"
-            elif release is not None and (slot in unread or fault(self._layout.slot(slot), release, hashed) is None):
-                content[slot] = "whole"
-            else:
-                content[slot] = "broken"
+                continue
+            try:
+                whole = release is not None and (
+                    slot in unread or fault(self._layout.slot(slot), release, hashed) is None
+                )
+            except DeviceUnable:
+                if not tolerant:
+                    raise
+                whole = False
+            content[slot] = "whole" if whole else "broken"
         return Facts(content, self._journal.archive.digests(), busy)
 
     def tidy(self) -> list[str]:
@@ -160,8 +177,8 @@ class Recoverer:
     def _unwritten(self, actions: list[str], error: DeviceUnable, unread: Collection[Slot]) -> Recovery:
         """What is true, told without writing it: the confirmed slot serves."""
         state = self._journal.read()
-        facts = self.look(state, busy=False, unread=unread)
+        facts = self.look(state, busy=False, unread=unread, tolerant=True)
         for step in recover(state, msgspec.structs.replace(facts, archived=())):
             if step.kind != "drop" and step.kind != "heal":
                 state = table.apply(state, table.Change(step.kind, step.slot, reason=step.why))
-        return Recovery(state, [*actions, f"could not be written: {error}"], written=False)
+        return Recovery(state, [*actions, f"nothing was written: {error}"], written=False)
