@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an app comes onto a device beside the one that runs: as an image of Docker, or as a virtual environment.
 
-Each proves what it made by running ``surefoot doctor`` of it, which loads every runtime and computes with it. The
-standard library alone.
+Each proves what it made by running ``surefoot doctor`` of it, which loads every runtime and computes with it; before it
+serves also by its ``surefoot model verify --golden`` on what the device holds. The standard library alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ansible_collections.surefoot.edge.plugins.module_utils.app_artifact import settings
 from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps
@@ -72,6 +72,59 @@ def judged(done: Done) -> str:
         return "; ".join(bad) if {each["name"] for each in findings} >= {"app", "runtimes"} else done.last_words
     except (ValueError, LookupError, TypeError):
         return done.last_words
+
+
+class Room(NamedTuple):
+    """Where an app proves itself on the device's models, and what it may take for that beside the one that serves."""
+
+    data: Path
+    most_memory_bytes: int
+    options: Sequence[str] = ()  # of `docker run`, such as the devices of an accelerator
+    timeout_s: float = 600.0
+
+
+def golden(done: Done, app: str) -> list[str]:
+    """The models that an app can serve, by what its ``surefoot model verify --golden`` said.
+
+    Raises:
+        AppError: there is one that it cannot serve, or it did not say.
+    """
+    reasons: list[str] = []
+    names: list[str] = []
+    try:
+        said = json.loads(done.out)
+        if "models" in said:
+            reasons = [f"{each['name']}: {why}" for each in said["models"] for why in each["golden"]["reasons"]]
+            reasons += [each["name"] for each in said["models"] if not each["golden"]["ok"]] if not reasons else []
+            names = [each["name"] for each in said["models"] if each["golden"]["version"] is not None]
+        else:
+            reasons = ["; ".join(str(said[field]) for field in ("what", "found", "expected") if said[field])]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        reasons = [done.last_words]
+    if reasons:
+        raise AppError(
+            f"app {app} cannot serve what this device holds",
+            found="; ".join(reasons)[-1500:],
+            expected="every state read, every active model loaded, its golden cases agreed",
+            hint="nothing was changed, what served goes on serving; mend the app, or bring the models first",
+        )
+    return names
+
+
+class Engine(Protocol):
+    """What brings apps onto a device."""
+
+    def has(self, app: str) -> bool:
+        """Whether an app is there, whole and proved."""
+
+    def take(self, app: str, archive: Path | None) -> bool:
+        """Bring it and prove it; False where an archive is needed and none was given."""
+
+    def golden(self, app: str, room: Room) -> list[str]:
+        """Let it prove itself on the device's models, which it only reads. Returns those that it will serve."""
+
+    def remove(self, app: str) -> None:
+        """Remove it."""
 
 
 class Images:
@@ -151,6 +204,22 @@ class Images:
             run(["docker", "rm", "--force", name])
         return judged(done)
 
+    def golden(self, app: str, room: Room) -> list[str]:
+        """Let an app prove itself on the device's models: see :func:`golden`."""
+        name = f"surefoot-golden-{os.getpid()}"
+        limits = (
+            f"--memory={room.most_memory_bytes}", f"--memory-swap={room.most_memory_bytes}", "--pids-limit=256",
+            "--cpu-shares=256", "--oom-score-adj=500",  # what serves comes first
+        )  # fmt: skip
+        done = run(
+            ["docker", "run", "--rm", f"--name={name}", *RESTRICTED, *limits, f"--volume={room.data}:{room.data}:ro",
+             *room.options, self._apps.image(app) or self._names[0], *_golden_command(self._apps, app)],
+            room.timeout_s,
+        )  # fmt: skip
+        if done.status == 124:
+            run(["docker", "rm", "--force", name])
+        return golden(done, app)
+
     def remove(self, app: str) -> None:
         """Remove an app and its image."""
         image = self._apps.image(app)
@@ -221,6 +290,24 @@ class Environments:
         doctor = [self._python_of(app), "-I", "-B", "-m", "surefoot", "doctor", "--json"]
         return judged(run(doctor, self._timeout_s, user=self._user, group=self._user, extra_groups=[]))
 
+    def golden(self, app: str, room: Room) -> list[str]:
+        """Let an app prove itself on the device's models: see :func:`golden`."""
+        may = {
+            "User": self._user, "MemoryMax": room.most_memory_bytes, "MemorySwapMax": 0, "TasksMax": 256,
+            "CPUWeight": 25, "OOMScoreAdjust": 500,  # what serves comes first
+            "RuntimeMaxSec": room.timeout_s, "PrivateNetwork": "yes", "ProtectSystem": "strict", "ProtectHome": "yes",
+            "PrivateTmp": "yes", "NoNewPrivileges": "yes", "CapabilityBoundingSet": "", "LimitCORE": 0,
+            "Environment": "OPENBLAS_NUM_THREADS=1 MALLOC_ARENA_MAX=2 LC_ALL=C.UTF-8",
+        }  # fmt: skip
+        python = [self._python_of(app), "-I", "-B", "-m", "surefoot"]
+        done = run(
+            ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit=surefoot-golden-{os.getpid()}",
+             *(f"--property={name}={value}" for name, value in may.items()),
+             *python, *_golden_command(self._apps, app)],
+            room.timeout_s + 30.0,
+        )  # fmt: skip
+        return golden(done, app)
+
     def _must(self, command: Sequence[str | Path], what: str) -> None:
         done = run(command, 1800.0, umask=0o022)
         if done.status != 0:
@@ -229,6 +316,11 @@ class Environments:
     def remove(self, app: str) -> None:
         """Remove an app and its environment."""
         self._apps.remove(app)
+
+
+def _golden_command(apps: Apps, app: str) -> list[str]:
+    # With the configuration that it will serve with, not the one of the app that serves.
+    return ["--config", str(apps.folder / app / "surefoot.toml"), "model", "verify", "--golden", "--json"]
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -4,14 +4,19 @@
 
     FOLDER/current           names the one that the unit starts
     FOLDER/ID/complete       all of it is on the disk, and it was proved
-    FOLDER/ID/confirmed      it has answered as the running app
+    FOLDER/ID/tries          it is on trial: how often it was started since it was switched to
+    FOLDER/ID/confirmed      it has passed a trial
     FOLDER/ID/before         the confirmed one that it came after, which to return to
+    FOLDER/ID/left           the one that a rollback left for it
     FOLDER/ID/image          what the engine knows its image by; or
     FOLDER/ID/venv/          its environment
     FOLDER/ID/surefoot.toml  the configuration that it runs with
 
 Each change is one rename, made durable before the next. A cut leaves the old or the new, and ``current`` never names an
 app that is not complete. The standard library alone: there is no app of ours on a device yet when this runs.
+
+This file is also the device's own program, which the unit runs before each start of the app: ``surefoot-trial FOLDER
+MOST``. An app on trial is started at most that often; then the device returns to the one before, with nobody's help.
 """
 
 from __future__ import annotations
@@ -19,9 +24,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MOST_TRIES = 1_000_000  # what a number that cannot be read counts as
 
 
 class AppError(Exception):
@@ -68,10 +76,33 @@ class Apps:
         """Whether an app carries a mark: ``complete`` or ``confirmed``."""
         return app is not None and (self.folder / app / mark).is_file()
 
+    def tries(self, app: str | None) -> int | None:
+        """How often an app on trial was started; nothing where it is on none."""
+        if not self.is_("tries", app):
+            return None
+        noted = self._noted("tries", app)
+        return int(noted) if noted.isascii() and noted.isdigit() else MOST_TRIES
+
+    def may_return_to(self, app: str | None) -> bool:
+        """Whether an app is there whole and has passed a trial."""
+        return self.is_("complete", app) and self.is_("confirmed", app)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether ``current`` has yet to be confirmed."""
+        return not self.is_("confirmed", self.current) or self.tries(self.current) is not None
+
     @property
     def good(self) -> str | None:
-        """The app that has answered last."""
-        return next((app for app in (self.current, self.before) if self.is_("confirmed", app)), None)
+        """The app that has passed its trial last."""
+        return next(
+            (app for app in (None if self.on_trial else self.current, self.before) if self.is_("confirmed", app)), None
+        )
+
+    @property
+    def returned(self) -> bool:
+        """Whether a rollback has brought ``current``, and nothing was deployed since."""
+        return self.before is not None and self._noted("left", self.current) == self.before
 
     def image(self, app: str) -> str:
         """What the engine knows its image by; empty where nobody noted it."""
@@ -80,7 +111,7 @@ class Apps:
     def _noted(self, name: str, app: str | None) -> str:
         try:
             return (self.folder / str(app) / name).read_text(encoding="utf-8").strip()
-        except OSError:
+        except (OSError, ValueError):
             return ""
 
     def spare(self) -> list[str]:
@@ -124,7 +155,7 @@ class Apps:
         self._write(self.folder / app / "image", f"{image}\n")
 
     def mark(self, mark: str, app: str) -> None:
-        """Give an app a mark: ``complete`` after all of it was synced, ``confirmed`` after it has answered."""
+        """Give an app a mark, such as ``complete`` after all of it was synced."""
         self._write(self.folder / app / mark, "")
 
     def unmark(self, mark: str, app: str) -> None:
@@ -133,14 +164,46 @@ class Apps:
         (self.folder / app / mark).unlink(missing_ok=True)
         sync_directory(self.folder / app)
 
+    def begin_trial(self, app: str, left: str = "") -> None:
+        """Before the switch to an app: count its starts from now on. ``left``: what a rollback leaves for it."""
+        if left:
+            self._write(self.folder / app / "left", f"{left}\n")
+        else:
+            self.unmark("left", app)
+        self._write(self.folder / app / "tries", "0\n")
+
+    def confirm(self, app: str) -> None:
+        """Its trial has passed. The count goes first: after a cut in between it serves on, and is confirmed later."""
+        self.unmark("tries", app)
+        self.mark("confirmed", app)
+
     def switch(self, app: str) -> None:
-        """Let ``current`` name an app, which remembers the one that has answered last. One rename, back as forth."""
+        """Let ``current`` name an app, which remembers the last that passed a trial. One rename, back as forth."""
         if not self.is_("complete", app):
             raise AppError("an app that is not complete is never switched to", found=app)
         if self.current != app:
             if self.good not in (None, app):
                 self._write(self.folder / app / "before", f"{self.good}\n")
             self._link(self.folder / "current", app)
+
+    def start(self, most: int) -> str:
+        """What the device does before each start of the app: count it where it is on trial, and end a trial that fails.
+
+        Args:
+            most: starts of one trial.
+
+        Returns:
+            What was done, in words; empty where nothing was.
+        """
+        app, before, tries = self.current, self.before, self.tries(self.current)
+        if app is None or before is None or tries is None or not self.may_return_to(before):
+            return ""
+        if tries < most:
+            self._write(self.folder / app / "tries", f"{tries + 1}\n")
+            return f"{app} is on trial: start {tries + 1} of {most}"
+        self._link(self.folder / "current", before)
+        self.unmark("complete", app)  # proved anew before it is tried again
+        return f"{app} was started {most} times and never confirmed: returned to {before}"
 
     def link(self, path: Path, target: Path) -> bool:
         """Let a link outside of the folder name something in it. Returns whether it did not."""
@@ -190,3 +253,17 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def main(folder: str, most: str) -> None:
+    """The device's own program. Whatever happens, the app is started: nobody is there to read an error."""
+    try:
+        said = Apps(Path(folder)).start(int(most))
+    except (OSError, ValueError) as error:
+        said = f"this start could not be counted: {error}"
+    if said:
+        print(said, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

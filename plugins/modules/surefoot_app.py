@@ -8,14 +8,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: surefoot_app
-short_description: Put the app onto a device, and let it serve
+short_description: Put the app onto a device, let it serve, or return to the one before
 version_added: 0.1.0
 description:
   - With V(present), an app is brought beside the one that runs, proved by running its C(surefoot doctor), and made
     durable.
-  - With V(active), it is switched to by one rename, the service is restarted, and it must answer as that version. If
-    it does not, the app that served before is switched back to and must answer, and the task fails with the reason.
-  - What the running app and the one to return to do not need is removed after the new one has answered.
+  - With V(active), it first proves itself on the device's models beside the app that serves, by C(surefoot model
+    verify --golden), without writing and without a network. One that cannot serve them is refused, and nothing changes.
+  - Then it is switched to by one rename and the service is restarted. It must answer as that version, serve each
+    model that is served or was proved, and stay the same process for O(steady). If it does not, the app that served
+    before is switched back to and must answer, and the task fails with the reason.
+  - Until then it is on trial. Each of its starts is counted on the disk by the unit, and after a few of them the device
+    returns to the app before by itself, also where nobody is connected any more.
+  - What the running app and the one to return to do not need is removed after the new one was confirmed.
+  - With V(rolled_back), the app before is switched to in the same way. Nothing is fetched and nothing is copied.
 author:
   - The Surefoot authors (@surefoot)
 attributes:
@@ -34,13 +40,17 @@ requirements:
   - Root.
 options:
   id:
-    description: The app, as the lookup P(surefoot.edge.app_artifact#lookup) calls it.
+    description:
+      - The app, as the lookup P(surefoot.edge.app_artifact#lookup) calls it.
+      - Required but with O(state=rolled_back).
     type: str
-    required: true
   state:
-    description: V(present) is beside the one that runs, V(active) serves.
+    description:
+      - V(present) is beside the one that runs, V(active) serves.
+      - V(rolled_back) returns to the app before. Where an earlier rollback has brought the one that serves, and nothing
+        was deployed since, nothing is done. It never goes forward again.
     type: str
-    choices: [present, active]
+    choices: [present, active, rolled_back]
     default: active
   engine:
     description: V(docker) runs an image, V(systemd) a virtual environment.
@@ -72,6 +82,10 @@ options:
     description: Number of the user that the app runs as.
     type: int
     default: 10001
+  data_dir:
+    description: All that the app keeps. It proves itself on what is in it.
+    type: path
+    default: /data/surefoot
   config:
     description: A link that is kept on the configuration of the running app, for O(state=active).
     type: path
@@ -87,12 +101,30 @@ options:
   started_with:
     description:
       - What the service has to note of what it was started with. Where it noted something else, it is restarted.
+      - Empty, it is not asked for.
     type: str
     default: ""
   timeout:
-    description: Seconds that a new app may take to answer, and to prove itself.
+    description: Seconds that a new app may take to answer, and its C(surefoot doctor) to end.
     type: int
     default: 300
+  proof_timeout:
+    description: Seconds that a new app may take for the golden cases of all models, and later until it serves them.
+    type: int
+    default: 600
+  most_memory:
+    description: Bytes that an app may take while it proves itself beside the one that serves.
+    type: int
+    default: 536870912
+  docker_options:
+    description: More options of C(docker run) for that, such as the devices of an accelerator.
+    type: list
+    elements: str
+    default: []
+  steady:
+    description: Seconds that a new app must serve without a break before it is confirmed.
+    type: float
+    default: 10.0
 """
 
 EXAMPLES = r"""
@@ -107,6 +139,11 @@ EXAMPLES = r"""
 - name: Let it serve
   surefoot.edge.surefoot_app:
     id: 0.1.0-766d4f6d59f1
+    engine: docker
+
+- name: Return to the app before
+  surefoot.edge.surefoot_app:
+    state: rolled_back
     engine: docker
 """
 
@@ -139,17 +176,12 @@ error:
 import json
 import os
 import shutil
-import socket
-import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.surefoot.edge.plugins.module_utils.app_engines import Environments, Images, run
+from ansible_collections.surefoot.edge.plugins.module_utils.app_engines import Environments, Images, Room
+from ansible_collections.surefoot.edge.plugins.module_utils.app_service import Service
 from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps
-
-MOST_ANSWER_BYTES = 64 * 1024
-ANSWER_TIMEOUT_S = 5.0
-LINES_OF_THE_JOURNAL = 15
 
 
 def view(apps):
@@ -157,72 +189,6 @@ def view(apps):
     folders = (path.parent for path in apps.folder.glob("*/complete"))
     there = sorted(path.name for path in folders if not path.is_symlink())  # `current` is one of them by another name
     return {"current": apps.current, "before": apps.before, "there": there}
-
-
-def running_version(run_dir):
-    """The version that the gateway says it is, asked as a client asks; empty where it does not answer."""
-    try:
-        with socket.socket(socket.AF_UNIX) as gateway:
-            gateway.settimeout(ANSWER_TIMEOUT_S)
-            gateway.connect(str(run_dir / "http.sock"))
-            gateway.sendall(b"GET /v2 HTTP/1.1\r\nHost: surefoot\r\nConnection: close\r\n\r\n")
-            answer = b""
-            while len(answer) < MOST_ANSWER_BYTES:
-                part = gateway.recv(4096)
-                if not part:
-                    break
-                answer += part
-        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["version"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-
-
-class Service:
-    """The unit that runs the app."""
-
-    def __init__(self, options):
-        self._unit = options["service"]
-        self._run_dir = Path(options["run_dir"])
-        self._timeout_s = options["timeout"]
-        self._begun = int(time.time())
-
-    def is_enabled(self):
-        """Whether it starts at boot."""
-        return run(["systemctl", "is-enabled", self._unit]).out.strip() == "enabled"
-
-    def started_with(self):
-        """What it noted of what it was started with; empty where it does not run."""
-        if run(["systemctl", "is-active", self._unit]).out.strip() != "active":
-            return ""
-        try:
-            return (self._run_dir / "started-with").read_text(encoding="utf-8").split()[0]
-        except (OSError, LookupError, ValueError):
-            return ""
-
-    def restart(self, version):
-        """Start it anew. Returns what is wrong, empty where it answers as that version."""
-        run(["systemctl", "daemon-reload"])
-        done = run(["systemctl", "restart", self._unit], self._timeout_s + 120.0)
-        if done.status != 0:
-            return f"{self._unit} did not start: {self._last_words()}"
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            found = running_version(self._run_dir)
-            if found == version:
-                return ""
-            if time.monotonic() > deadline:
-                return (
-                    f"version {found or 'none'} answers after {self._timeout_s} s, not {version}: {self._last_words()}"
-                )
-            time.sleep(0.2)
-
-    def _last_words(self):
-        said = run([
-            "journalctl", "--quiet", "--no-pager", "--output=cat", f"--since=@{self._begun}",
-            f"--lines={LINES_OF_THE_JOURNAL}", f"_SYSTEMD_UNIT={self._unit}", "+",
-            f"CONTAINER_NAME={self._unit.partition('.')[0]}",
-        ])  # fmt: skip
-        return " | ".join(said.out.split("\n"))[-1500:].strip(" |") or "it said nothing"
 
 
 def present(module, _apps, engine):
@@ -248,66 +214,102 @@ def version_of(app):
     return app.rpartition("-")[0]
 
 
-def reasons(apps, service, options):
-    """Why something has to be done, none where nothing has."""
-    app = options["id"]
+def reasons(apps, service, app, started_with):
+    """Why something has to be done, none where nothing has: those to start anew for, and others."""
     found = []
     if apps.current != app:
         found.append(f"{apps.current or 'nothing'} serves, {app} is wanted")
     if not service.is_enabled():
-        found.append(f"{options['service']} is not enabled")
+        found.append("the app does not start at boot")
     noted = service.started_with()
     if not noted:
         found.append("the app does not run")
-    elif noted != options["started_with"]:
+    elif started_with not in ("", noted):
         found.append("the app was started with other settings")
-    elif not running_version(Path(options["run_dir"])):
+    elif not service.gateway.version():
         found.append("the app does not answer")
-    return found
+    return found, [f"the trial of {app} was cut off"] if apps.current == app and apps.on_trial else []
 
 
 def active(module, apps, engine):
     """Let the app serve, or the one before it again."""
+    return serve(module, apps, engine, module.params["id"])
+
+
+def rolled_back(module, apps, engine):
+    """Return to the app before. One that an earlier rollback has brought stays: asked twice is not asked for two."""
+    current, before = apps.current, apps.before
+    if apps.returned:
+        done = serve(module, apps, engine, current, left=before)  # its trial may have been cut off
+        return done if done["changed"] else dict(done, why=f"{current} serves, returned to from {before} earlier")
+    if not apps.may_return_to(before):
+        raise AppError(
+            "there is no app to return to",
+            found=f"{before} was not confirmed here, or failed since"
+            if before
+            else f"nothing before {current or 'it'}",
+            expected="an app that was confirmed before the one that serves",
+            hint="nothing was changed; deploy the app that you want",
+        )
+    return serve(module, apps, engine, before, left=current)
+
+
+def serve(module, apps, engine, app, left=""):
+    """Prove an app, switch to it, and see it through its trial. ``left``: the app that a rollback leaves for it."""
     options = module.params
-    app = options["id"]
-    service = Service(options)
-    why = reasons(apps, service, options)
-    if not why or module.check_mode:
-        return {"changed": bool(why), "why": "; ".join(why) or f"{app} serves"}
+    service = Service(options["service"], Path(options["run_dir"]), options["timeout"])
+    anew, other = reasons(apps, service, app, options["started_with"])
+    done = {"changed": bool(anew or other), "why": "; ".join(anew + other) or f"{app} serves"}
+    switches = apps.current != app
+    models = set(service.gateway.ready_models())
+    if switches and apps.is_("complete", app) and (apps.folder / app / "surefoot.toml").is_file():
+        room = Room(
+            Path(options["data_dir"]), options["most_memory"], options["docker_options"], options["proof_timeout"]
+        )
+        models |= set(engine.golden(app, room))
+    if module.check_mode or not done["changed"]:
+        return done
     good = apps.good if apps.is_("complete", apps.good) else None
-    apps.switch(app)
+    if switches:
+        apps.begin_trial(app, left)
+        apps.switch(app)
     apps.link(Path(options["config"]), apps.folder / "current" / "surefoot.toml")
-    run(["systemctl", "enable", options["service"]])
-    wrong = service.restart(version_of(app))
+    service.enable()
+    version = version_of(app)
+    wrong = service.restart(version) if anew else ""
+    wrong = wrong or service.stays(apps, version, sorted(models), options["steady"], options["proof_timeout"])
     if wrong:
         go_back(apps, service, app, good, wrong)
-    apps.mark("confirmed", app)
+    if apps.on_trial:
+        apps.confirm(app)
     for spare in apps.spare():
         engine.remove(spare)
-    return {"changed": True, "why": "; ".join(why)}
+    return done
 
 
 def go_back(apps, service, app, good, wrong):
     """Return to what answered before. Raises AppError, always."""
-    what = f"app {app} does not answer"
+    what = f"app {app} does not serve"
+    expected = f"version {version_of(app)}, which serves and stays"
     if good is None or good == app:
         hint = "there is no other app to return to: see the device's journal, mend it and deploy again"
-        raise AppError(what, found=wrong, expected=f"version {version_of(app)}", hint=hint)
+        raise AppError(what, found=wrong, expected=expected, hint=hint)
+    returned = apps.current == good  # the device itself was quicker
     apps.switch(good)
     apps.unmark("complete", app)  # proved anew before it is tried again
-    again = service.restart(version_of(good))
+    again = service.answers(version_of(good)) if returned else service.restart(version_of(good))
     if again:
         hint = "nothing answers: see the device's journal"
         raise AppError(f"{what}, and {good} does not answer again", found=f"{wrong}; then {again}", hint=hint)
-    raise AppError(what, found=wrong, expected=f"version {version_of(app)}", hint=f"returned to {good}, which answers")
+    raise AppError(what, found=wrong, expected=expected, hint=f"returned to {good}, which answers")
 
 
 def main():
     """One task: gather what happened, and leave by the last line."""
     module = AnsibleModule(
         argument_spec={
-            "id": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "active"], "default": "active"},
+            "id": {"type": "str"},
+            "state": {"type": "str", "choices": ["present", "active", "rolled_back"], "default": "active"},
             "engine": {"type": "str", "choices": ["docker", "systemd"], "required": True},
             "folder": {"type": "path", "default": "/data/surefoot/apps"},
             "artifact": {"type": "path"},
@@ -315,12 +317,18 @@ def main():
             "images": {"type": "list", "elements": "str", "default": []},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "user_id": {"type": "int", "default": 10001},
+            "data_dir": {"type": "path", "default": "/data/surefoot"},
             "config": {"type": "path", "default": "/data/surefoot/surefoot.toml"},
             "run_dir": {"type": "path", "default": "/run/surefoot"},
             "service": {"type": "str", "default": "surefoot.service"},
             "started_with": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
+            "proof_timeout": {"type": "int", "default": 600},
+            "most_memory": {"type": "int", "default": 536870912},
+            "docker_options": {"type": "list", "elements": "str", "default": []},
+            "steady": {"type": "float", "default": 10.0},
         },
+        required_if=[("state", "present", ["id"]), ("state", "active", ["id"])],
         supports_check_mode=True,
     )
     options = module.params
@@ -330,13 +338,13 @@ def main():
     else:
         engine = Environments(apps, Path(options["python"]), options["user_id"], options["timeout"])
     result = {"changed": False, "why": "", "before": view(apps)}
-    do = {"present": present, "active": active}[options["state"]]
+    do = {"present": present, "active": active, "rolled_back": rolled_back}[options["state"]]
     try:
-        if module.check_mode and not apps.folder.is_dir():
-            result.update(do(module, apps, engine))
-        else:
+        if apps.folder.is_dir():
             with apps.alone():
                 result.update(do(module, apps, engine))
+        else:
+            result.update(do(module, apps, engine))
     except AppError as failure:
         result.update(error=failure.error, msg=str(failure))
     except OSError as failure:
@@ -344,9 +352,10 @@ def main():
         result.update(error=error.error, msg=str(error))
     result["after"] = view(apps)
     if module.check_mode and result["changed"]:
-        wanted = {"there": sorted({*result["after"]["there"], options["id"]})}
-        if options["state"] == "active" and apps.current != options["id"]:
-            wanted.update(current=options["id"], before=apps.current)
+        wanted = {"there": sorted({*result["after"]["there"], *filter(None, [options["id"]])})}
+        app = apps.before if options["state"] == "rolled_back" and not apps.returned else options["id"]
+        if options["state"] != "present" and app and apps.current != app:
+            wanted.update(current=app, before=apps.current)
         result["after"].update(wanted)
     headers = {"before_header": "apps (before)", "after_header": "apps (after)"}
     result["diff"] = dict(headers, **{when: json.dumps(result[when], indent=2) + "\n" for when in ("before", "after")})

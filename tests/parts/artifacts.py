@@ -4,7 +4,8 @@ They lie in build/parts/artifacts for whoever asks next: another scenario, anoth
 molecule: ``python -m tests.parts.artifacts WHAT...`` makes each and a link to it, build/parts/artifacts/WHAT, where
 WHAT is ``repository``, ``repository-patient``, each with ``.tar`` too, ``image-TARGET.docker.tar`` or
 ``bundle-TARGET.tar.gz``; a target may be followed by ``.VARIANT``. A variant of the app is a double of a later version:
-``second`` differs in nothing that matters, ``broken`` passes every check before it serves, and never does.
+``second`` differs in nothing that matters, ``broken`` passes every check before it serves, and never does, ``dying``
+does and ends after some seconds, ``wrong`` sees other pictures than it is shown, which only golden cases find.
 """
 
 from __future__ import annotations
@@ -37,7 +38,17 @@ FOLDER = ROOT / "build" / "parts" / "artifacts"
 STALE_S = 3600.0  # a test may still be reading what an earlier state of the sources made
 APP = ("app", "images", "requirements/device.lock", "LICENSE")
 HERE = "tests/parts/artifacts.py"
-BROKEN = "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, by a test')\n"
+PREPROCESSING = "surefoot/runtimes/preprocessing.py"
+# What a variant adds to files of the app, at the start or (a module's) at the end.
+AT_START = {
+    "broken": "import sys\nif 'serve' in sys.argv:\n    sys.exit('broken on purpose, by a test')\n",
+    "dying": (
+        "import os, sys, threading\nif 'serve' in sys.argv:\n"
+        "    timer = threading.Timer(8.0, lambda: (print('dies on purpose, by a test', flush=True), os._exit(7)))\n"
+        "    timer.daemon = True\n    timer.start()\n"
+    ),
+}
+AT_END = {"wrong": "\n_seen = image_to_tensor\nimage_to_tensor = lambda *given, **more: -_seen(*given, **more)\n"}
 
 
 def image(target: str = "generic-amd64", variant: str = "") -> Path:
@@ -128,11 +139,18 @@ def _image(folder: Path, target: str, variant: str) -> None:
         context = Path(scratch)
         command = (ROOT / "images" / "app" / "surefoot").read_text()
         shebang, _, rest = command.partition("\n")
-        (context / "surefoot").write_text(f"{shebang}\n{BROKEN}{rest}" if variant == "broken" else command)
+        (context / "surefoot").write_text(f"{shebang}\n{AT_START.get(variant, '')}{rest}")
+        (context / "preprocessing.py").write_text(
+            (ROOT / "app" / "src" / PREPROCESSING).read_text() + AT_END.get(variant, "")
+        )
+        # The image's bytecode is believed without a look at its source; what is none is passed over.
+        (context / "preprocessing.cpython-311.pyc").touch()
         engine.docker("load", "--input", str(image(target)))
         (context / "Dockerfile").write_text(
             f"FROM {image(target).name.removesuffix('.docker.tar').replace('-', ':', 1)}\n"
-            f"LABEL variant={variant}\nCOPY --chmod=755 surefoot /opt/surefoot/bin/surefoot\n"
+            f"LABEL variant={variant}\nCOPY preprocessing.py /opt/surefoot/app/{PREPROCESSING}\n"
+            f"COPY *.pyc /opt/surefoot/app/{Path(PREPROCESSING).parent}/__pycache__/\n"
+            "COPY --chmod=755 surefoot /opt/surefoot/bin/surefoot\n"  # the top layer: a test damages it there
         )
         engine.docker("build", "--quiet", "--pull=false", "--provenance=false", f"--tag={tag}", scratch)
         engine.docker("save", "--output", str(folder / f"surefoot-{variant}-{target}.docker.tar"), tag)
@@ -146,8 +164,7 @@ def _bundle(folder: Path, target: str, variant: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         unpack(bundle(target), Path(scratch))
         (unpacked,) = Path(scratch).iterdir()
-        if variant == "broken":
-            _break(unpacked)
+        _change(unpacked, variant)
         lines = (unpacked / "bundle.conf").read_text().splitlines()
         old = next(line.split("'")[1] for line in lines if line.startswith("bundle_id="))
         new = f"{old.rpartition('-')[0]}-{hashlib.sha256(f'{old} {variant}'.encode()).hexdigest()[:12]}"
@@ -157,14 +174,19 @@ def _bundle(folder: Path, target: str, variant: str) -> None:
         bundles.pack(unpacked, folder / f"surefoot-{variant}-{target}.tar.gz", 0)
 
 
-def _break(unpacked: Path) -> None:
+def _change(unpacked: Path, variant: str) -> None:
     wheel = next((unpacked / "wheels").glob("surefoot-*.whl"))
     before = hashlib.sha256(wheel.read_bytes()).hexdigest()
     changed = wheel.with_suffix(".part")
+    start, end = AT_START.get(variant, "").encode(), AT_END.get(variant, "").encode()
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as target:
         for member in source.infolist():
             data = source.read(member)
-            target.writestr(member, BROKEN.encode() + data if member.filename == "surefoot/__main__.py" else data)
+            if member.filename == "surefoot/__main__.py":
+                data = start + data
+            elif member.filename == PREPROCESSING:
+                data += end
+            target.writestr(member, data)
     changed.replace(wheel)
     lock = unpacked / "requirements.lock"
     lock.write_text(lock.read_text().replace(before, hashlib.sha256(wheel.read_bytes()).hexdigest()))

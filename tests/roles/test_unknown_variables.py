@@ -138,7 +138,7 @@ def test_variables_of_the_operators_own_pass_and_no_device_is_reached(controller
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
-        ({"surefoot_what": "apps"}, "value of surefoot_what must be one of: all, app, model, got: apps"),
+        ({"surefoot_what": "apps"}, "value of surefoot_what must be one of: , all, app, model, got: apps"),
         ({"surefoot_roles": ["base", "watchdogs"]}, "value of surefoot_roles must be one or more of"),
         ({"surefoot_steps": "two"}, "surefoot_steps"),
     ],

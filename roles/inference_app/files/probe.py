@@ -139,6 +139,7 @@ def apps(folder, mark, configuration):
         if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             found[path.name] = {
                 "complete": (path / mark).exists(),
+                "on_trial": (path / "tries").exists() or not (path / "confirmed").exists(),
                 "configured": digest(path / "surefoot.toml") == configuration,
                 "image": content(path / "image"),
             }
