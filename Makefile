@@ -28,11 +28,13 @@ fix: .venv/dev.stamp ## Format, and mend what can be mended without thought
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: bench-quick bench-images bench-deploy bench-gates
+.PHONY: bench-quick bench-images bench-deploy bench-gates bench-updates
 bench-quick: .venv/dev.stamp ## Print what the gateway adds to a direct call of the runtime
 	@$(BIN)/python -m bench.quick
 bench-gates: .venv/dev.stamp ## Print how often the latency gate errs, over 300 trials of each kind (half an hour)
 	@$(BIN)/python -m bench.gates $(GATES)
+bench-updates: .venv/dev.stamp ## Print what a rollback, an install and a status take (five minutes; its own ext4 as root on Linux)
+	@$(BIN)/python -m bench.updates $(UPDATES)
 bench-images: .venv/dev.stamp ## Print how long an arm64 image takes to build, and a change of the app
 	@$(BIN)/python -m bench.images
 bench-deploy: .venv/dev.stamp ## Print how long a deploy with nothing to do takes a device (needs root on Debian)

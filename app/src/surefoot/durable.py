@@ -10,7 +10,6 @@ Every primitive goes through :class:`Disk`, so that a test can count them and cu
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -314,6 +313,8 @@ def sync_file_system(path: Path) -> None:
     if not sys.platform.startswith("linux"):
         os.sync()
         return
+    import ctypes  # a command that fills no slot starts without it
+
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:

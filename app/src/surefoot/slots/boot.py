@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 
@@ -21,6 +20,8 @@ def boot_id() -> str:
     """
     try:
         if sys.platform == "darwin":
+            import ctypes
+
             value = ctypes.create_string_buffer(MOST_BYTES)
             size = ctypes.c_size_t(MOST_BYTES)
             if ctypes.CDLL(None).sysctlbyname(MACOS_BOOT_ID, value, ctypes.byref(size), None, 0) != 0:
