@@ -17,6 +17,9 @@ import urllib3
 
 from demo import place, releases
 from tests.parts import docker
+from tests.told import Table, told
+
+__all__ = ["told"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,7 @@ def pytest_report_header() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Table())
         os.environ[docker.RUN] = str(os.getpid())
 
 

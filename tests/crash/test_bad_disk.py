@@ -23,6 +23,7 @@ from tests.crash.cuts import FastDisk, holds_together, next_update_works, open_p
 from tests.crash.powercuts import Bench
 from tests.crash.test_cuts import CASES
 from tests.crash.transitions import Acknowledged, Parts
+from tests.told import Told
 
 IN_CI = ("third install, archiving", "confirm", "rollback, the traffic first")
 STEP = 9  # of these, each so manieth is failed in CI
@@ -116,12 +117,12 @@ def test_a_write_that_fails_once_loses_nothing_that_was_acknowledged(
     bench: Bench,
     device: Callable[..., Path],
     releases: Releases,
-    record_property: Callable[[str, object], None],
+    told: Told,
 ) -> None:
     first = random.Random(f"{bench.seed} {name}").randrange(step)
     failed, noticed = every_failure(name, bench, device, releases, Parts(), step, first)
     print(f"{name}: {failed} writes and flushes failed, {noticed} of them noticed, seed {bench.seed}")
-    record_property("failures", failed)
+    told("writes and flushes answered with EIO", failed)
     assert failed >= 5 and noticed >= 3
 
 

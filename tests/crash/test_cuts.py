@@ -26,6 +26,7 @@ from tests.crash.cuts import (
     open_plain,
     primitives,
 )
+from tests.told import Told
 
 Device = Callable[..., Path]
 # Every cut is tried always. Of long operations, the recovery from every so many of them is cut again; under
@@ -103,7 +104,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_cut_at_any_primitive_leaves_the_old_or_the_new(
-    name: str, device: Device, releases: Releases, scratch: Path, record_property: Callable[[str, object], None]
+    name: str, device: Device, releases: Releases, scratch: Path, told: Told
 ) -> None:
     case = CASES[name]
     prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
@@ -131,7 +132,8 @@ def test_a_cut_at_any_primitive_leaves_the_old_or_the_new(
         assert kit.serving(store) in case.serving, (at, state)
         next_update_works(store, releases["9.0.0"])
     print(f"{name}: {outer_cuts} cuts, {inner_cuts} cuts again inside the recovery, seed {seed}")
-    record_property("cuts", f"{outer_cuts}+{inner_cuts}")
+    told("cuts before a primitive", outer_cuts)
+    told("cuts again, inside a recovery", inner_cuts)
     assert outer_cuts >= 5
 
 

@@ -15,6 +15,7 @@ from surefoot.slots.content import fault
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash.cuts import FastDisk, holds_together, next_update_works
+from tests.told import Told
 
 SIZE_KIB = 1024
 MODEL_BYTES = 60_000
@@ -58,7 +59,7 @@ def big(folder: Path, version: str) -> kit.Release:
 
 
 def test_a_disk_that_fills_up_at_any_write_leaves_the_active_model_and_the_next_try_works(
-    small_disk: Path, tmp_path: Path
+    small_disk: Path, tmp_path: Path, told: Told
 ) -> None:
     first, second = big(tmp_path, "1.0.0"), big(tmp_path, "2.0.0")
     refused = 0
@@ -82,6 +83,7 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_active_model_and_the_next_
             break
     print(f"the disk was filled at {at} writes, {refused} of them refused")
     assert refused >= 10
+    told("disks full, out of inodes, over their quota", at)
     next_update_works(kit.open_store(device, FastDisk()), big(tmp_path, "9.0.0"))
 
 

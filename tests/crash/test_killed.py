@@ -12,11 +12,12 @@ from pathlib import Path
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash.cuts import FastDisk, holds_together, next_update_works, open_plain
+from tests.told import Told
 
 KILLS = 200 if os.environ.get("SUREFOOT_FULL") == "1" else 10
 
 
-def test_a_process_killed_at_random_leaves_a_device_that_serves_and_goes_on(tmp_path: Path) -> None:
+def test_a_process_killed_at_random_leaves_a_device_that_serves_and_goes_on(tmp_path: Path, told: Told) -> None:
     seed = int(os.environ.get("SUREFOOT_SEED", str(random.SystemRandom().randrange(1 << 30))))
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -28,6 +29,7 @@ def test_a_process_killed_at_random_leaves_a_device_that_serves_and_goes_on(tmp_
         state = holds_together(_store(folder), before, folder)
         assert state.generation >= acknowledged, "what was acknowledged is lost"
     next_update_works(_store(folder), kit.make_release(tmp_path, "999999.0.0"))
+    told("processes killed at random", KILLS)
 
 
 def _store(folder: Path) -> Store:

@@ -15,6 +15,7 @@ from tests.crash.conftest import Releases
 from tests.crash.cuts import Copied, FastDisk, holds_together, open_plain
 from tests.crash.losing import RecordingDisk, images
 from tests.crash.test_cuts import CASES
+from tests.told import Told
 
 SEED = 20250601
 NAMES = ["first install", "third install, archiving", "confirm", "activate", "reject a trial", "rollback"]
@@ -59,9 +60,10 @@ def _acknowledged(state: State, after: State) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cut_that_loses_what_was_not_synced_leaves_the_old_or_the_new(
-    name: str, device: Callable[..., Path], releases: Releases, scratch: Path
+    name: str, device: Callable[..., Path], releases: Releases, scratch: Path, told: Told
 ) -> None:
     tried = explore(name, device, releases, scratch)
+    told("images that lost what was not synced", tried)
     print(f"{name}: {tried} images, seed {SEED}")
     assert tried > 8
 

@@ -22,30 +22,29 @@ from tests.crash.cuts import Cut, CutDisk, FastDisk, open_plain, primitives
 from tests.crash.powercuts import Acknowledge, Bench, Count
 from tests.crash.test_cuts import CASES, Case
 from tests.crash.transitions import explore, explore_on
+from tests.told import Told
 
 OTHERS = 5  # transitions beside the cases: recoveries, and trust
 EACH = 160  # images of a transition in CI
 FULL = -(-int(os.environ.get("SUREFOOT_POWER_CUTS", "100000")) // (len(CASES) + OTHERS))
-Say = Callable[[str, object], None]
 
 every_share = pytest.mark.parametrize(
     "most", [EACH, pytest.param(FULL, marks=[pytest.mark.full, pytest.mark.timeout(3600)])]
 )
 
 
-def report(name: str, bench: Bench, count: Count, most: int, record_property: Say) -> None:
+def report(name: str, bench: Bench, count: Count, most: int, told: Told) -> None:
     print(f"{name}: {count}, seed {bench.seed}")
-    record_property("images", count.images)
-    record_property("seed", bench.seed)
+    told("images of a power cut, on ext4", count.images)
     assert count.images >= 0.9 * most
 
 
 @every_share
 @pytest.mark.parametrize("name", CASES)
 def test_a_power_cut_leaves_the_old_or_the_new(
-    name: str, most: int, bench: Bench, device: Callable[..., Path], releases: Releases, record_property: Say
+    name: str, most: int, bench: Bench, device: Callable[..., Path], releases: Releases, told: Told
 ) -> None:
-    report(name, bench, explore(name, bench, device, releases, most), most, record_property)
+    report(name, bench, explore(name, bench, device, releases, most), most, told)
 
 
 @every_share
@@ -57,7 +56,7 @@ def test_a_power_cut_in_the_recovery_from_a_cut_leaves_the_old(
     device: Callable[..., Path],
     releases: Releases,
     scratch: Path,
-    record_property: Say,
+    told: Told,
 ) -> None:
     prepared = device("1.0.0", "2.0.0")
     before = open_plain(prepared, FastDisk()).read()
@@ -70,7 +69,7 @@ def test_a_power_cut_in_the_recovery_from_a_cut_leaves_the_old(
         install(open_plain(prepared, CutDisk(at)), prepared)
     case = Case(("1.0.0", "2.0.0"), lambda store, releases: store.recover(), {"2.0.0"})
     count = explore_on(prepared, before, case, bench, releases, most)
-    report(f"recovery from an install cut at {at}", bench, count, most, record_property)
+    report(f"recovery from an install cut at {at}", bench, count, most, told)
 
 
 # -- trust -------------------------------------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ def holds(publisher: Publisher, folder: Path, before: Trusted | None, possible: 
 
 @every_share
 def test_a_power_cut_in_the_first_trust_leaves_none_or_the_new(
-    most: int, bench: Bench, scratch: Path, tmp_path: Path, record_property: Say
+    most: int, bench: Bench, scratch: Path, tmp_path: Path, told: Told
 ) -> None:
     publisher = Publisher(tmp_path / "publisher")
     publisher.publish("1.0.0")
@@ -112,12 +111,12 @@ def test_a_power_cut_in_the_first_trust_leaves_none_or_the_new(
 
     record = bench.record(scratch / "prepared", None, operate)
     count = bench.explore(record, most, lambda folder, last: holds(publisher, folder, last, [["1.0.0"]]))
-    report("first trust", bench, count, most, record_property)
+    report("first trust", bench, count, most, told)
 
 
 @every_share
 def test_a_power_cut_in_a_trust_update_leaves_the_old_or_the_new(
-    most: int, bench: Bench, scratch: Path, tmp_path: Path, record_property: Say
+    most: int, bench: Bench, scratch: Path, tmp_path: Path, told: Told
 ) -> None:
     """A new root, a new release and all metadata with them."""
     publisher = Publisher(tmp_path / "publisher")
@@ -138,4 +137,4 @@ def test_a_power_cut_in_a_trust_update_leaves_the_old_or_the_new(
         holds(publisher, folder, last, [["1.0.0"], ["1.0.0", "2.0.0"]])
 
     record = bench.record(scratch / "prepared", before, operate)
-    report("trust update", bench, bench.explore(record, most, judge), most, record_property)
+    report("trust update", bench, bench.explore(record, most, judge), most, told)

@@ -16,6 +16,7 @@ from surefoot.slots.content import fault
 from tests.app.slots import kit
 from tests.crash.cuts import FastDisk, holds_together, next_update_works
 from tests.parts import debian
+from tests.told import Told
 
 INODES = 200
 NOBODY = 65_534
@@ -69,7 +70,7 @@ def take_all_names(folder: Path) -> None:
 
 
 def test_a_disk_that_runs_out_of_inodes_at_any_name_leaves_the_active_model_and_the_next_try_works(
-    mounted: Callable[..., Path], tmp_path: Path
+    mounted: Callable[..., Path], tmp_path: Path, told: Told
 ) -> None:
     disk = mounted("tmpfs", "tmpfs", f"size=8m,nr_inodes={INODES}")
     first, second = (kit.make_release(tmp_path, version) for version in ("1.0.0", "2.0.0"))
@@ -93,6 +94,7 @@ def test_a_disk_that_runs_out_of_inodes_at_any_name_leaves_the_active_model_and_
             break
     print(f"inodes were taken at {at} names, {refused} of them refused")
     assert refused >= 5
+    told("disks full, out of inodes, over their quota", at)
     next_update_works(kit.open_store(device, FastDisk()), kit.make_release(tmp_path, "9.0.0"))
 
 
@@ -100,7 +102,7 @@ def test_a_disk_that_runs_out_of_inodes_at_any_name_leaves_the_active_model_and_
 
 
 def test_a_quota_that_is_reached_at_any_byte_leaves_the_active_model_and_more_of_it_helps(
-    mounted: Callable[..., Path], tmp_path: Path, needs: Callable[[bool, str], None]
+    mounted: Callable[..., Path], tmp_path: Path, needs: Callable[[bool, str], None], told: Told
 ) -> None:
     """Free space says nothing here: the file system has plenty. btrfs, whose quota holds for root as well."""
     needs("btrfs" in Path("/proc/filesystems").read_text() and debian.possible("btrfs-progs"), "btrfs")
@@ -145,6 +147,7 @@ def test_a_quota_that_is_reached_at_any_byte_leaves_the_active_model_and_more_of
         holds_together(kit.open_store(device), before, device)
     print(f"{refused} quotas were reached")
     assert refused >= 3
+    told("disks full, out of inodes, over their quota", refused)
     limit(64 << 20)
     holds_together(kit.open_store(device), before, device)
     next_update_works(kit.open_store(device), kit.make_release(tmp_path, "9.0.0"))

@@ -20,8 +20,10 @@ from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash.conftest import MEMORY
 from tests.crash.cuts import Cut, CutDisk, FastDisk, holds_together
+from tests.told import Told
 
 FULL = os.environ.get("SUREFOOT_FULL") == "1"
+WALKS = 1000 if FULL else 15
 
 
 class Walk(RuleBasedStateMachine):
@@ -150,11 +152,11 @@ class Walk(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(7200 if FULL else 300)
-def test_the_promise_holds_after_any_order_of_operations_cuts_and_rot() -> None:
+def test_the_promise_holds_after_any_order_of_operations_cuts_and_rot(told: Told) -> None:
     run_state_machine_as_test(
         Walk,
         settings=settings(
-            max_examples=1000 if FULL else 15,
+            max_examples=WALKS,
             stateful_step_count=20,
             deadline=None,
             print_blob=True,
@@ -162,3 +164,4 @@ def test_the_promise_holds_after_any_order_of_operations_cuts_and_rot() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    told("random walks of 20 steps", WALKS)

@@ -18,6 +18,8 @@ from demo import releases
 from demo.place import MODEL, RECIPES, SAMPLES
 from tests.conftest import Device, Repository
 
+pytestmark = pytest.mark.attack
+
 Recipe = dict[str, Any]
 
 

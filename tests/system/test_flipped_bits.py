@@ -16,6 +16,8 @@ import pytest
 from demo.place import MODEL, SAMPLES
 from tests.conftest import Repository
 
+pytestmark = pytest.mark.attack
+
 
 class Recording(http.server.SimpleHTTPRequestHandler):
     """Serves a folder and remembers what was asked for and was there."""

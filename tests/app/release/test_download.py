@@ -184,7 +184,7 @@ def test_a_part_that_is_a_link_is_not_written_through(web, trusted, inbox, tmp_p
     assert victim.read_bytes() == b"mine"
 
 
-def test_a_download_cut_anywhere_never_shows_the_name_before_the_whole(web, trusted, inbox, tmp_path):
+def test_a_download_cut_anywhere_never_shows_the_name_before_the_whole(web, trusted, inbox, tmp_path, told):
     cuts = 0
     while True:
         place = tmp_path / f"inbox-{cuts}"
@@ -197,7 +197,7 @@ def test_a_download_cut_anywhere_never_shows_the_name_before_the_whole(web, trus
             cuts += 1
             continue
         break
-    print(f"{cuts} cuts")
+    told("cuts of trust, fetching and publishing", cuts)
     assert cuts > 8
 
 

@@ -205,7 +205,7 @@ def _cuts(publisher: Publisher, what: str, act) -> int:
         return at
 
 
-def test_a_publication_cut_anywhere_leaves_readers_a_whole_state_and_can_be_repeated(publisher, tmp_path):
+def test_a_publication_cut_anywhere_leaves_readers_a_whole_state_and_can_be_repeated(publisher, tmp_path, told):
     publisher.publish("1.0.0")
     release = publisher.build("2.0.0")
     publisher.sign(release)
@@ -227,7 +227,7 @@ def test_a_publication_cut_anywhere_leaves_readers_a_whole_state_and_can_be_repe
             raise
 
     cuts = _cuts(publisher, "cut", act)
-    print(f"{cuts} cuts")
+    told("cuts of trust, fetching and publishing", cuts)
     assert cuts > 30
 
 

@@ -24,6 +24,8 @@ from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import NAME, START, Cut, CuttingDisk, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 
+pytestmark = pytest.mark.attack
+
 
 def test_a_first_refresh_walks_and_keeps_everything(publisher, store):
     publisher.publish("1.0.0")
@@ -275,7 +277,7 @@ def test_the_same_state_again_is_fine(publisher, store):
 # -- cuts ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_refresh_cut_anywhere_leaves_a_whole_state_and_can_be_repeated(tmp_path, publisher, store, clock):
+def test_a_refresh_cut_anywhere_leaves_a_whole_state_and_can_be_repeated(tmp_path, publisher, store, clock, told):
     publisher.publish("1.0.0")
     refresh(store, publisher)
     publisher.renew("timestamp")
@@ -294,7 +296,7 @@ def test_a_refresh_cut_anywhere_leaves_a_whole_state_and_can_be_repeated(tmp_pat
             cuts += 1
             continue
         break
-    print(f"{cuts} cuts")
+    told("cuts of trust, fetching and publishing", cuts)
     assert cuts > 20
 
 

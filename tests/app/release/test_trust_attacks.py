@@ -17,6 +17,8 @@ from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 
+pytestmark = pytest.mark.attack
+
 # -- stolen keys -----------------------------------------------------------------------------------------------------
 
 

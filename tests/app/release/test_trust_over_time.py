@@ -16,6 +16,8 @@ from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 
+pytestmark = pytest.mark.attack
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 

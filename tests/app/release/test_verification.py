@@ -47,7 +47,7 @@ def test_a_repository_with_a_history_is_whole(lived_in):
     found.raise_if_bad()
 
 
-def test_any_flipped_bit_in_any_file_is_found(lived_in, copy):
+def test_any_flipped_bit_in_any_file_is_found(lived_in, copy, told):
     """Every file; its first and last byte, and twelve more places at random."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -61,7 +61,7 @@ def test_any_flipped_bit_in_any_file_is_found(lived_in, copy):
             assert problems(lived_in, copy), f"bit {bit} of {name}"
             flips += 1
         (copy / name).write_bytes(data)
-    print(f"{flips} flips in {len(files_of(copy))} files")
+    told("bits flipped in a repository", flips)
     assert problems(lived_in, copy) == ()
 
 

@@ -13,6 +13,8 @@ from surefoot.runtimes.protocol import ModelRefused, Options
 from tests.app.release import tiny_onnx
 from tests.app.release.tiny_onnx import stripes_model, stripes_weights
 
+pytestmark = pytest.mark.attack
+
 ARTIFACTS = Path(__file__).parents[3] / "models/fashion_mnist/artifacts"
 
 
