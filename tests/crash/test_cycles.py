@@ -15,6 +15,7 @@ from surefoot.slots.store import Store
 from tests.crash import disks, kernel
 from tests.crash.cycles import STORAGE, Cycles, Mutate, ext4
 from tests.crash.test_mutants import StateBeforeSlot
+from tests.told import Told
 
 FULL = int(os.environ.get("SUREFOOT_CYCLES", "20000"))
 MOST = 1000  # cycles until a mutant must have been caught
@@ -61,10 +62,11 @@ def test_no_interruption_leaves_a_device_without_a_serving_verified_model(
     count: int,
     needs: Callable[[bool, str], None],
     scratch: Path,
-    record_property: Callable[[str, object], None],
+    told: Told,
 ) -> None:
     needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for an ext4 of its own")
-    record_property("cycles", _cycles(scratch, count))
+    _cycles(scratch, count)
+    told("cycles of install, confirm and rollback", count)
 
 
 def _state_before_slot(store: Store) -> None:
