@@ -88,6 +88,7 @@ class Cycles:
         self._chance = random.Random(seed)
         self._boots = self._version = 0
         self._acknowledged = State(kit.NAME)
+        self._said: int | None = None  # where a process that may be killed says what was acknowledged
         self._primitives = 100  # of a cycle; the next counts
         self._cycle_s = [0.05]
         self.cycles = self.cuts = self.cut_again = self.kills = 0
@@ -114,6 +115,8 @@ class Cycles:
 
     def _acknowledge(self, state: State) -> None:
         self._acknowledged = state
+        if self._said is not None:
+            os.write(self._said, b"%d\n" % state.generation)
 
     def run(self, count: int) -> None:
         """So many cycles.
@@ -200,7 +203,7 @@ class Cycles:
         if child == 0:
             code = 1
             try:
-                self._acknowledge = lambda state: os.write(writing, b"%d\n" % state.generation)  # type: ignore[method-assign,assignment]
+                self._said = writing
                 self._go(self._store(disk), plan)
                 code = 0
             except BaseException:

@@ -82,7 +82,7 @@ def _prune_before_the_record(store: Store) -> None:
         journal.archive.prune(state)
         return real(journal, state, *arguments, **named)
 
-    journal.note = note  # type: ignore[method-assign]
+    journal.note = note  # type: ignore[method-assign]  # so that one store alone is the mutant
 
 
 @pytest.mark.parametrize("mutate", [_state_before_slot, _prune_before_the_record])

@@ -275,7 +275,7 @@ def small_disk(tmp_path: Path, needs: Callable[[bool, str], None]) -> Iterator[P
 
 @pytest.mark.parametrize("held_kib", [400, 700, 1000, 1200])
 def test_room_is_found_to_be_missing_before_a_byte_of_a_release_is_fetched(line, publisher, small_disk, held_kib):
-    """300 KB of model, which moves from the inbox into the slot, and 256 KiB for the store: what is left is too little."""
+    """300 KB of model, which moves from the inbox into the slot, and 256 KiB for the store: too little is left."""
     device = Device(small_disk / "device", publisher.keys / "1.root.json")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(held_kib * 1024))
