@@ -132,7 +132,7 @@ class Bench:
         """A disk with a copy of a device."""
         self._disks[0].set(self._blank)
         with self._disks[0].mounted() as at:
-            shutil.copytree(device, at / DEVICE)
+            shutil.copytree(device, at / DEVICE, symlinks=True)
         return self._disks[0].blocks()
 
     def _run(
@@ -205,5 +205,6 @@ def _tree(folder: Path) -> bytes:
                 digest.update(f"{path}\0{facts.st_mode}\0".encode())
             else:
                 digest.update(f"{path}\0{facts.st_mode}\0{facts.st_nlink}\0{facts.st_size}\0".encode())
-                digest.update(Path(entry.path).read_bytes())
+                held = os.fsencode(Path(entry.path).readlink()) if entry.is_symlink() else Path(entry.path).read_bytes()
+                digest.update(held)
     return digest.digest()

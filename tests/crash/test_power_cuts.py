@@ -24,7 +24,7 @@ from tests.crash.test_cuts import CASES, Case
 from tests.crash.transitions import explore, explore_on
 from tests.told import Told
 
-OTHERS = 5  # transitions beside the cases: recoveries, and trust
+OTHERS = 11  # transitions beside the cases: recoveries, trust, and those of test_power_cuts_around.py
 EACH = 160  # images of a transition in CI
 FULL = -(-int(os.environ.get("SUREFOOT_POWER_CUTS", "100000")) // (len(CASES) + OTHERS))
 
