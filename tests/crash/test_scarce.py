@@ -233,7 +233,7 @@ def test_a_slot_that_may_not_be_read_is_not_taken_for_rotten(unreadable: Path) -
 def test_mutant_that_takes_it_for_rotten_gives_it_up(unreadable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(*arguments: object) -> str | None:
         try:
-            return fault(*arguments)  # type: ignore[arg-type]
+            return fault(*arguments)
         except DeviceUnable as error:
             return str(error)
 
