@@ -7,12 +7,12 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from surefoot.durable import Disk, hash_file, locked, read_bounded, unable
+from surefoot.durable import Disk, hash_file, locked, read_bounded, taken_bytes, unable
 from surefoot.errors import DeviceUnable
 
 
@@ -249,3 +249,41 @@ def test_a_lock_is_not_inherited_and_its_descriptor_cannot_write(tmp_path: Path)
             os.write(descriptor, b"x")
     with pytest.raises(DeviceUnable), locked(tmp_path / "no" / "such" / "folder"):
         pytest.fail("a lock in a folder that is not there")
+
+
+def test_room_for_the_whole_is_taken_before_its_first_byte_and_its_length_says_how_far_it_is(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def chunks() -> Iterator[bytes]:
+        seen.append(((tmp_path / "part").stat().st_size, taken_bytes(tmp_path / "part")))
+        yield b"x" * 1000
+
+    Disk().extend(tmp_path / "part", chunks(), 0, room_bytes=1 << 20)
+    assert (tmp_path / "part").stat().st_size == 1000
+    if sys.platform.startswith("linux"):
+        assert seen[0][0] == 0 and seen[0][1] >= 1 << 20
+
+
+def test_room_that_is_not_there_is_refused_before_a_byte_is_asked_for(
+    small_disk: Path,
+) -> None:
+    asked: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        asked.append("asked")
+        yield b"x"
+
+    with pytest.raises(DeviceUnable, match="cannot write") as caught:
+        Disk().extend(small_disk / "part", chunks(), 0, room_bytes=8 << 20)
+    assert caught.value.found.startswith("ENOSPC") and asked == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, needs: Callable[[bool, str], None]) -> Iterator[Path]:
+    needs(os.geteuid() == 0, "root, to mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True)
+    needs(done.returncode == 0, "the right to mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -24,6 +24,7 @@ from typing import BinaryIO
 from surefoot.errors import DeviceUnable, SurefootError
 
 TEMPORARY_PREFIX = ".tmp-"
+_KEEP_SIZE = 1  # linux/falloc.h
 
 
 class Disk:
@@ -159,11 +160,12 @@ class Disk:
             self._rename(temporary, path)
         self.sync_directory(path.parent)
 
-    def extend(self, path: Path, chunks: Iterable[bytes], at: int, mode: int = 0o644) -> int:
+    def extend(self, path: Path, chunks: Iterable[bytes], at: int, mode: int = 0o644, room_bytes: int = 0) -> int:
         """Write ``chunks`` into ``path`` from offset ``at`` on, dropping what was there beyond it; fsync at the end.
 
         For work in progress under a name of its own: what arrived before an interruption stays, and is good to go on
-        from, but its last bytes are durable only once this returns.
+        from, but its last bytes are durable only once this returns. Room for ``room_bytes`` in all is taken from the
+        disk first, so that nobody else can; the length says all the same how far it has come.
 
         Returns:
             The length of the file in bytes.
@@ -176,6 +178,8 @@ class Disk:
             raise unable(error, path) from error
         try:
             os.ftruncate(descriptor, at)
+            if room_bytes > at:
+                take_room(descriptor, room_bytes)
             os.lseek(descriptor, at, os.SEEK_SET)
             for chunk in chunks:
                 self.step("write", path)
@@ -322,6 +326,37 @@ def sync_file_system(path: Path) -> None:
             raise unable(OSError(number, os.strerror(number)), path)
     finally:
         os.close(descriptor)
+
+
+def take_room(descriptor: int, length: int) -> None:
+    """Have the file system set blocks aside for a file up to a length, without changing how long it is.
+
+    fallocate(2) with ``FALLOC_FL_KEEP_SIZE``. Where the file system has no such thing, nothing is set aside.
+
+    Raises:
+        OSError: there is no room: ENOSPC, EDQUOT.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes  # takes its time, and a status needs none of it
+
+    function = ctypes.CDLL(None, use_errno=True).fallocate
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    while function(descriptor, _KEEP_SIZE, 0, length) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def taken_bytes(path: Path) -> int:
+    """How much of the disk a file has for itself, in bytes; 0 where there is none."""
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return max(facts.st_size, facts.st_blocks * 512)
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuf.api.metadata import TargetFile
 
-from surefoot.durable import Disk, hash_file, pieces, read_bounded
+from surefoot.durable import Disk, hash_file, pieces, read_bounded, taken_bytes
 from surefoot.errors import DeviceUnable, TransportFailed, UntrustedRelease
 from surefoot.release.metadata import sha256_of, split_target_path, stored_path
 from surefoot.release.source import FileSource, Piece, Source, strong
@@ -63,7 +63,7 @@ def download(
     if resumed > target.length:
         disk.remove(part)
         resumed = 0
-    reserve(directory, target.length - resumed + reserve_bytes, target_path)
+    reserve(directory, max(0, target.length - taken_bytes(part)) + reserve_bytes, target_path)
     if not any(_copy(path, target, part, disk) for path in copies):
         arrival = _Arrival(source, target, part, disk, progress)
         try:
@@ -143,7 +143,7 @@ class _Arrival:
                     self._begin()
                 self._keep_tag(following.tag)
                 run = _Run(following, stream)
-                self._disk.extend(self._part, self._checked(run), following.offset)
+                self._disk.extend(self._part, self._checked(run), following.offset, room_bytes=target.length)
                 following = run.following
         if self._length < target.length:
             raise TransportFailed(

@@ -12,7 +12,7 @@ import msgspec
 
 from surefoot import __version__
 from surefoot.config import Config
-from surefoot.durable import Disk, hash_file, read_bounded
+from surefoot.durable import Disk, hash_file, read_bounded, taken_bytes
 from surefoot.errors import DeviceUnable, SurefootError, UntrustedRelease
 from surefoot.release import manifest as manifests
 from surefoot.release.download import PART_SUFFIX, download, reserve
@@ -290,9 +290,11 @@ def _agree(trusted: Trusted, target: str, file: manifests.File) -> None:
 
 
 def _fetched_bytes(inbox: Path, wanted: tuple[manifests.File, ...]) -> int:
-    """What an earlier try has left in the inbox of the files wanted, whole or in part."""
-    names = {name for file in wanted for name in (file.name, f"{file.name}{PART_SUFFIX}")}
-    return sum(path.lstat().st_size for path in inbox.iterdir() if path.name in names)
+    """What the inbox has of the disk for the files wanted: what an earlier try has left, and room that it had taken."""
+    return sum(
+        min(file.length_bytes, taken_bytes(inbox / file.name) + taken_bytes(inbox / f"{file.name}{PART_SUFFIX}"))
+        for file in wanted
+    )
 
 
 def _refuse_during_trial(store: Store) -> None:
