@@ -17,7 +17,7 @@ import urllib3
 
 from demo import place, releases
 from tests.parts import docker
-from tests.told import Table, told
+from tests.told import DEFAULT_SEED, SEED, Table, told
 
 __all__ = ["told"]
 
@@ -26,12 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_report_header() -> str:
     who = "root" if os.geteuid() == 0 else "an ordinary user"
-    return f"surefoot: as {who}, CI={os.environ.get('CI', 'false')}"
+    return f"surefoot: as {who}, CI={os.environ.get('CI', 'false')}, SUREFOOT_SEED={os.environ[SEED]}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Table())
+        os.environ.setdefault(SEED, DEFAULT_SEED)
         os.environ[docker.RUN] = str(os.getpid())
 
 

@@ -1,7 +1,8 @@
 """What the sweeps of a run came to, as one table at its end: each tells how much it went through.
 
-A test takes the fixture ``told`` and calls ``told("what was gone through", how_many)`` once it has seen all of it hold.
-Tests named ``mutant`` and tests marked ``attack`` are counted by themselves.
+A test takes the fixture ``told`` and calls ``told("what was gone through", how_many)`` once it has seen all of it hold:
+what a sweep that failed went through is not in the count. Mutants, by their names, and tests marked ``attack`` are
+counted as tests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable
 import pytest
 
 Told = Callable[[str, int], None]
-PREFIX = "told: "
+PREFIX, SWEEP = "told: ", "is a sweep"
+SEED, DEFAULT_SEED = "SUREFOOT_SEED", "20250601"
 # In the order of the table; what is not here comes after.
 ORDER = (
     "cuts before a primitive",
@@ -20,6 +22,7 @@ ORDER = (
     "images of a power cut, on ext4",
     "images that lost what was not synced",
     "cycles of install, confirm and rollback",
+    "processes killed, one before each primitive",
     "processes killed at random",
     "random walks of 20 steps",
     "cuts of trust, fetching and publishing",
@@ -31,8 +34,9 @@ ORDER = (
 
 
 @pytest.fixture
-def told(record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> Told:
-    """Count what a test went through, for the table."""
+def told(record_property: Callable[[str, object], None]) -> Told:
+    """Count what a test went through, for the table. Whoever takes it is a sweep, and missed where it fails."""
+    record_property(SWEEP, True)
 
     def tell(what: str, count: int) -> None:
         record_property(f"{PREFIX}{what}", count)
@@ -45,34 +49,33 @@ class Table:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self.lost: dict[str, int] = {}
-        self.attacks = self.mutants = 0
+        self.tests: dict[str, list[bool]] = {"sweeps": [], "attacks": [], "mutants": []}  # whether each passed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test has ended."""
-        if report.when != "call" or report.skipped:
+        if report.skipped or (report.when != "call" and report.passed):
             return
-        if "mutant" in report.nodeid:
-            self._add("mutants", 1, report.failed)
-        if "attack" in report.keywords:
-            self._add("attacks", 1, report.failed)
-        for name, value in report.user_properties:
-            if name.startswith(PREFIX) and isinstance(value, int):
-                self._add(name.removeprefix(PREFIX), value, report.failed)
-
-    def _add(self, what: str, count: int, failed: bool) -> None:
-        self.counts[what] = self.counts.get(what, 0) + count
-        self.lost[what] = self.lost.get(what, 0) + failed
+        properties = dict(report.user_properties)
+        name = report.nodeid.rpartition("::")[2]
+        kinds = {
+            "sweeps": SWEEP in properties,
+            "attacks": "attack" in report.keywords,
+            "mutants": "mutant" in name or "is_caught" in name,
+        }
+        for kind in (kind for kind, is_one in kinds.items() if is_one):
+            self.tests[kind].append(report.passed)
+        for what, value in report.user_properties:
+            if what.startswith(PREFIX) and isinstance(value, int):
+                self.counts[what.removeprefix(PREFIX)] = self.counts.get(what.removeprefix(PREFIX), 0) + value
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table, before pytest's own last line."""
-        if not self.counts:
+        if not any(self.tests.values()):
             return
-        order = {what: number for number, what in enumerate((*ORDER, "attacks", "mutants"))}
-        width = max(map(len, self.counts))
-        terminalreporter.section("gone through")
-        terminalreporter.line(f"{'':<{width}}  {'count':>9}  tests that failed")
+        order = {what: number for number, what in enumerate(ORDER)}
+        width = max(map(len, (*self.counts, *self.tests)))
+        terminalreporter.section(f"gone through, SUREFOOT_SEED={os.environ[SEED]}")
         for what in sorted(self.counts, key=lambda each: order.get(each, len(ORDER))):
-            terminalreporter.line(f"{what:<{width}}  {self.counts[what]:>9,}  {self.lost[what]}")
-        seed = os.environ.get("SUREFOOT_SEED")
-        terminalreporter.line(f"seed {seed}" if seed else "seeds: each test's own, printed with -s and where one fails")
+            terminalreporter.line(f"{what:<{width}}  {self.counts[what]:>9,}")
+        for kind, passed in self.tests.items():
+            terminalreporter.line(f"{kind:<{width}}  {len(passed):>9,}  {passed.count(False)} failed")

@@ -57,6 +57,6 @@ def bench(needs: Callable[[bool, str], None], scratch: Path, tmp_path: Path) -> 
     """Where power cuts on a real ext4 are made."""
     needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk that records")
     (scratch / "bench").mkdir()
-    made = Bench(scratch / "bench", tmp_path, int(os.environ.get("SUREFOOT_SEED", "20250601")))
+    made = Bench(scratch / "bench", tmp_path, int(os.environ["SUREFOOT_SEED"]))
     yield made
     made.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ SAID_EVERY = 1000
 
 
 def _seed() -> int:
-    return int(os.environ.get("SUREFOOT_SEED", str(random.SystemRandom().randrange(1 << 30))))
+    return int(os.environ["SUREFOOT_SEED"])
 
 
 def _cycles(folder: Path, count: int, mutate: Mutate = lambda store: None) -> str:

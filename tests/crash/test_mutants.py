@@ -185,6 +185,21 @@ def _a_lost_copy_revives_no_tries(store: Store, folder: Path) -> None:
     assert state.trial is None, "a trial goes on with tries that may be old"
 
 
+def test_where_the_newest_copy_rots_the_older_one_revives_no_tries(device: Device, scratch: Path) -> None:
+    """The second try was recorded in the first copy alone when the power went, and then that one rots."""
+    folder = device("1.0.0", trial="2.0.0")
+    store = kit.open_store(folder, FastDisk(), boot="boot-2")
+    store.record_try()
+    older = (folder / "models" / kit.NAME / "state.1").read_bytes()
+    kit.open_store(folder, FastDisk(), boot="boot-3").record_try()
+    (folder / "models" / kit.NAME / "state.1").write_bytes(older)
+    newest = open_plain(folder, FastDisk()).read()
+    assert newest.trial is not None and newest.trial.tries == 2, "this is where it starts from"
+    kit.flip_a_bit(folder / "models" / kit.NAME / "state.0")
+    state = holds_together(open_plain(folder, FastDisk()), newest, folder)
+    assert state.trial is None and kit.serving(open_plain(folder, FastDisk())) == "1.0.0"
+
+
 def test_a_lost_copy_puts_the_trial_off(device: Device) -> None:
     folder = device("1.0.0", trial="2.0.0")
     _a_lost_copy_revives_no_tries(open_plain(folder, FastDisk()), folder)

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from surefoot.durable import locked
 from surefoot.errors import DeviceUnable
+from surefoot.slots import filling
 from tests.app.slots import kit
 from tests.crash.cuts import FastDisk, holds_together
 
@@ -109,11 +110,24 @@ def test_a_slot_that_a_worker_still_maps_is_not_replaced(device: Path, tmp_path:
     )
     assert worker.stdout is not None and worker.stdin is not None
     assert worker.stdout.readline() == "held\n"
-    with pytest.raises(DeviceUnable, match="slot a of tiny is in use"):
-        store.fill(third.manifest, third.data, kit.VARIANT, third.files)
-    assert store.read() == before
-    worker.communicate("go\n", timeout=10)
+    try:
+        with pytest.raises(DeviceUnable, match="slot a of tiny is in use"):
+            store.fill(third.manifest, third.data, kit.VARIANT, third.files)
+        assert store.read() == before
+    finally:
+        worker.communicate("go\n", timeout=10)
     assert kit.install(store, third) == "a"
+
+
+def test_mutant_without_the_slots_lock_it_is_replaced(
+    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlocked(path: Path, **how: object) -> AbstractContextManager[int]:
+        return nullcontext(0) if path.name in ("a.lock", "b.lock") else locked(path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(filling, "locked", unlocked)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_slot_that_a_worker_still_maps_is_not_replaced(device, tmp_path)
 
 
 def test_locks_work_on_descriptors_that_cannot_write(device: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
 
 import msgspec
+import psutil
 import pytest
 
 from surefoot.config import Scrub
 from surefoot.serving.client import Client
-from surefoot.serving.scrub import Scrubber, Stopped
+from surefoot.serving.scrub import Scrubber, Stopped, be_last
 from surefoot.serving.status import ScrubServing
 from surefoot.slots.scrub import Kept
 from tests.app.serving.device import Device, classifier_release, picture, settles
@@ -145,3 +148,19 @@ def test_a_server_leaves_in_the_middle_of_a_slow_scrub(make_server: Callable[...
 
 def test_nothing_is_scrubbed_where_it_is_switched_off():
     asyncio.run(asyncio.wait_for(Scrubber(Scrub(every_s=0), {}).run(), 1))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="priorities of a thread are Linux's")
+def test_it_gets_processor_and_disk_when_nobody_else_wants_them() -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        be_last()
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        seen.append(psutil.Process(threading.get_native_id()).ionice().ioclass)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [19, psutil.IOPRIO_CLASS_IDLE]
+    assert os.getpriority(os.PRIO_PROCESS, 0) != 19, "and nobody else is"
