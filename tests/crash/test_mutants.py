@@ -190,9 +190,11 @@ def test_where_the_newest_copy_rots_the_older_one_revives_no_tries(device: Devic
     folder = device("1.0.0", trial="2.0.0")
     store = kit.open_store(folder, FastDisk(), boot="boot-2")
     store.record_try()
-    older = (folder / "models" / kit.NAME / "state.1").read_bytes()
+    after = [folder / "models" / kit.NAME / name for name in ("state.1", "history.jsonl")]  # written after state.0
+    older = [path.read_bytes() for path in after]
     kit.open_store(folder, FastDisk(), boot="boot-3").record_try()
-    (folder / "models" / kit.NAME / "state.1").write_bytes(older)
+    for path, data in zip(after, older, strict=True):
+        path.write_bytes(data)
     newest = open_plain(folder, FastDisk()).read()
     assert newest.trial is not None and newest.trial.tries == 2, "this is where it starts from"
     kit.flip_a_bit(folder / "models" / kit.NAME / "state.0")
