@@ -287,3 +287,35 @@ def small_disk(tmp_path: Path, needs: Callable[[bool, str], None]) -> Iterator[P
     needs(done.returncode == 0, "the right to mount")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+class FailsOnce(Disk):
+    """Its n-th fsync of a file fails, and the ones after it succeed, as the kernel's do."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.left = at
+
+    def _fsync(self, descriptor: int, path: Path) -> None:
+        self.left -= 1
+        if self.left == -1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super()._fsync(descriptor, path)
+
+
+def test_a_file_whose_fsync_failed_is_removed_for_its_next_one_would_succeed(tmp_path: Path) -> None:
+    with pytest.raises(DeviceUnable, match="cannot write"):
+        FailsOnce().extend(tmp_path / "part", [b"never on the disk"], 0)
+    assert not (tmp_path / "part").exists()
+    (tmp_path / "whole").write_bytes(b"never on the disk")
+    with pytest.raises(DeviceUnable, match="cannot write"):
+        FailsOnce().sync_file(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+
+
+def test_what_is_written_piece_by_piece_may_be_read_by_others_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Disk().extend(tmp_path / "part", [b"x"], 0)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "part").stat().st_mode) == 0o644

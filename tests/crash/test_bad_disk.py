@@ -25,7 +25,7 @@ from tests.crash.test_cuts import CASES
 from tests.crash.transitions import Acknowledged, Parts
 from tests.told import Told
 
-IN_CI = ("third install, archiving", "confirm", "rollback, the traffic first")
+IN_CI = ("install, its files moved", "confirm", "rollback, the traffic first")
 STEP = 9  # of these, each so manieth is failed in CI, and of all every other one by make test-full
 MOST = 1000  # no operation writes so often
 REFUSALS = ("EIO", "EROFS")
@@ -140,4 +140,4 @@ def test_mutant_that_tries_an_fsync_again_is_caught(
     bench: Bench, device: Callable[..., Path], releases: Releases
 ) -> None:
     with pytest.raises(AssertionError, match=r"after \d+ writes and flushes"):
-        every_failure("third install, archiving", bench, device, releases, Parts(disk=Careless))
+        every_failure("install, its files moved", bench, device, releases, Parts(disk=Careless))

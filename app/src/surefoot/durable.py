@@ -177,6 +177,7 @@ class Disk:
         except OSError as error:
             raise unable(error, path) from error
         try:
+            os.fchmod(descriptor, mode)  # whatever the umask is: it may come to lie in a slot
             os.ftruncate(descriptor, at)
             if room_bytes > at:
                 take_room(descriptor, room_bytes)
@@ -187,7 +188,7 @@ class Disk:
                 while view:
                     view = view[os.write(descriptor, view) :]
                 at += len(chunk)
-            self._fsync(descriptor, path)
+            self._fsync_or_remove(descriptor, path)
         except OSError as error:
             raise unable(error, path) from error
         finally:
@@ -197,13 +198,22 @@ class Disk:
         return at
 
     def sync_file(self, path: Path) -> None:
-        """Make a file's content durable, whoever wrote it."""
+        """Make a file's content durable, whoever wrote it. Where that fails the file is removed."""
         with _reported(path):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                self._fsync(descriptor, path)
+                self._fsync_or_remove(descriptor, path)
             finally:
                 os.close(descriptor)
+
+    def _fsync_or_remove(self, descriptor: int, path: Path) -> None:
+        """A file that stays after its fsync has failed reads well, is not on the disk, and its next fsync succeeds."""
+        try:
+            self._fsync(descriptor, path)
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            raise
 
     def move_file(self, source: Path, target: Path) -> None:
         """Give a file that was fsynced its final name, durably, in place of what has that name."""

@@ -12,6 +12,7 @@ from tuf.api.metadata import Metadata, Timestamp
 from surefoot.errors import DeviceUnable, UntrustedRelease
 from surefoot.release import keys, repository
 from surefoot.release.clock import BUILD_TIME, FLOOR_NAME
+from surefoot.release.metadata import text
 from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
@@ -108,6 +109,8 @@ def test_the_floor_is_the_newest_signed_issue_time_and_never_sinks(publisher, st
     assert store.floor() == START + 3 * DAY
     (store.directory / FLOOR_NAME).write_text("1999-01-01T00:00:00Z\n1999-01-01T00:00:00Z 00\n")
     assert store.floor() == BUILD_TIME
+    (store.directory / FLOOR_NAME).write_text("2027-06-01T00:00:00Z\n")  # one line: as it was written once
+    assert text(store.floor()) == "2027-06-01T00:00:00Z"
     (store.directory / FLOOR_NAME).write_bytes(b"\xff garbage")
     assert store.floor() == BUILD_TIME
 

@@ -101,6 +101,7 @@ def test_real_models_are_whole(path):
         (b"\x3a\xff\xff\xff\xff\x0f", "goes on after the end"),
         (b"\x3a" + b"\xff" * 12, "number without an end"),
         (b"\x3b", "kind that ONNX has not"),
+        (b"\xba\x80\x80\x80\x10\x00", "number that cannot be"),  # bit 32: protobuf would see field 7
         (b"not a model at all", ""),
     ],
 )

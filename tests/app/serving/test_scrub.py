@@ -135,6 +135,17 @@ def test_it_reads_no_faster_than_it_may_and_can_be_stopped(tmp_path):
         slow._read([file])
 
 
+def test_a_file_that_was_replaced_while_it_was_read_is_no_rot(started: Callable[..., Device]) -> None:
+    """The list of files is older than what is found: the slot was refilled meanwhile."""
+    device = started("1.0.0", "2.0.0")
+    assert settles(lambda: scrubbed(device) is not None)
+    for version in ("3.0.0", "4.0.0", "5.0.0"):
+        device.confirm(classifier_release(version, seed=ord(version[0])))
+        assert device.admin.swap("tiny").swapped
+    time.sleep(2 * FAST.every_s)
+    assert "is not what was installed" not in device.log()
+
+
 def test_a_server_leaves_in_the_middle_of_a_slow_scrub(make_server: Callable[..., Device]) -> None:
     device = make_server()
     device.config = msgspec.structs.replace(device.config, scrub=Scrub(every_s=0.1, most_bytes_s=4096))

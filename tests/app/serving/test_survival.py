@@ -311,3 +311,25 @@ def test_in_the_foreground_sigterm_ends_it_in_order(tmp_path):
         assert process.stdout.readline().startswith(b"http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted in /proc")
+def test_workers_that_die_leave_no_descriptor_behind(make_server) -> None:
+    device = make_server()
+    device.confirm(classifier_release())
+    device.start()
+    assert device.endpoint is not None
+    descriptors = Path(f"/proc/{device.endpoint.pid}/fd")
+
+    def another(than: int) -> bool:
+        pid = device.admin.status().models[0].pid
+        return pid is not None and pid != than
+
+    counts = []
+    for _ in range(4):
+        pid = device.admin.status().models[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert settles(lambda pid=pid: another(pid))
+        counts.append(sum(str(each.readlink()).startswith("pipe:") for each in descriptors.iterdir()))
+    assert counts == counts[:1] * 4, "a lifeline stays open"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.durable import locked
+from surefoot.errors import DeviceUnable
 from surefoot.slots.scrub import CHUNK_BYTES, hash_from_disk
 from surefoot.slots.status import report
 from surefoot.slots.store import Store
@@ -159,3 +161,33 @@ def synced(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.EINTR])
+def test_what_says_nothing_of_the_content_gives_nothing_up(tmp_path, monkeypatch, number):
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "card.md")  # so that there is something to heal
+    before = store.read()
+
+    def failing(path: Path) -> tuple[str, int]:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("surefoot.slots.store.hash_from_disk", failing)
+    with pytest.raises(DeviceUnable, match="cannot read"):
+        store.heal()
+    assert store.read() == before
+    assert len(store.kept()) == 12, "the archive is whole"
+
+
+def test_a_file_system_that_takes_direct_reads_at_the_open_alone_is_read_another_way(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    real, asked = os.readv, []
+
+    def refusing(descriptor: int, buffers: list[bytearray]) -> int:
+        asked.append(descriptor)
+        if len(asked) == 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(descriptor, buffers)
+
+    monkeypatch.setattr(os, "readv", refusing)
+    assert hash_from_disk(tmp_path / "file") == (hashlib.sha256(b"content").hexdigest(), 7)

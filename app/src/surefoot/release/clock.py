@@ -80,11 +80,11 @@ class Floor(msgspec.Struct, frozen=True):
 
     def by(self, keys: str) -> datetime:
         """The newest moment that counts where these are the online keys."""
-        return self.newest if keys == self.keys else self.lasting
+        return self.newest if self.keys in ("", keys) else self.lasting
 
     def raised(self, lasting: datetime, online: datetime, keys: str) -> Floor:
         """The same after more was accepted."""
-        return Floor(max(self.lasting, lasting), max(self.online, online) if keys == self.keys else online, keys)
+        return Floor(max(self.lasting, lasting), max(self.online, online) if self.keys in ("", keys) else online, keys)
 
     def encode(self) -> bytes:
         """As it is kept: two lines."""
@@ -94,8 +94,10 @@ class Floor(msgspec.Struct, frozen=True):
 def read_floor(path: Path) -> Floor:
     """What ``path`` keeps; the build time, which is certain, where it is absent or unreadable."""
     try:
-        first, second = read_bounded(path, 256).decode().splitlines()
-        online, _, keys = second.partition(" ")
+        first, *others = read_bounded(path, 256).decode().splitlines()
+        if not others:  # one line, as it was once: anybody's
+            return Floor(online=max(BUILD_TIME, _time(first)))
+        online, _, keys = others[0].partition(" ")
         return Floor(max(BUILD_TIME, _time(first)), max(BUILD_TIME, _time(online)), keys)
     except (OSError, ValueError, DeviceUnable):
         return Floor()

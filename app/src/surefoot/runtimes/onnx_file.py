@@ -59,6 +59,8 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, _Value]]:
     """Number and value of each field: a number, or where its bytes start and end."""
     while at < end:
         tag, at = _varint(data, at, end)
+        if tag >> 32:  # readers that take the low 32 bits would see another field
+            raise ValueError(f"a field of a number that cannot be, before byte {at}")
         kind = tag & 7
         value: _Value = 0
         if kind == _VARINT:

@@ -46,6 +46,7 @@ class ModelKeeper:
         self._not_before_s = 0.0
         self._watching: dict[int, asyncio.Task[None]] = {}
         self._retrying: asyncio.Task[None] | None = None
+        self._one = asyncio.Lock()  # of what brings the store and what serves together
 
     @property
     def name(self) -> str:
@@ -106,20 +107,19 @@ class ModelKeeper:
 
     async def mend(self) -> tuple[str, ...]:
         """Something here has rotted: see ``Store.heal``. What serves follows. Returns what was done."""
-        if self.loading:
-            return ("put off: a release is being loaded",)
-        self.loading = True
-        try:
-            recovery = await asyncio.to_thread(self._store.heal)
-            for action in recovery.actions:
-                log.warning("%s: %s", self.name, action)
-            await self._return_to_service()
-        except SurefootError as error:
-            self._failed(error)
-            return (str(error),)
-        finally:
-            self.loading = False
-        return tuple(recovery.actions)
+        async with self._one:
+            self.loading = True
+            try:
+                recovery = await asyncio.to_thread(open_store(self._config, self.name).heal)
+                for action in recovery.actions:
+                    log.warning("%s: %s", self.name, action)
+                await self._return_to_service()
+            except SurefootError as error:
+                self._failed(error)
+                return (str(error),)
+            finally:
+                self.loading = False
+            return tuple(recovery.actions)
 
     def _left_behind(self) -> bool:
         store = open_store(self._config, self.name)  # an object is for one thread
@@ -160,12 +160,13 @@ class ModelKeeper:
             watch = asyncio.get_running_loop().create_task(self._watch(current))
             self._watching[current.worker.number] = watch
 
-    def _failed(self, error: SurefootError) -> None:
+    def _failed(self, error: Exception) -> None:
         self.reason = str(error)
         log.error("%s: %s", self.name, error)
 
     async def _watch(self, serving: Serving) -> None:
         code = await serving.worker.process.wait()
+        await serving.worker.leave()  # closes what is left of it here
         self._watching.pop(serving.worker.number, None)
         if not self.swap.forget(serving.worker):
             return  # it was relieved before: an orderly end
@@ -223,18 +224,20 @@ class ModelKeeper:
         while True:
             await asyncio.sleep(self._backoff_s)
             self._backoff_s = min(2 * self._backoff_s, BACKOFF_MOST_S)
-            if self.current is not None:
-                return  # a swap from outside was quicker
-            self.loading = True
-            try:
-                await self._return_to_service()
-                return
-            except SurefootError as error:
-                self._failed(error)
-                with contextlib.suppress(SurefootError):
-                    await asyncio.to_thread(self._store.recover)  # the slot itself may be damaged
-            finally:
-                self.loading = False
+            async with self._one:
+                if self.current is not None:
+                    return  # a swap from outside was quicker
+                self.loading = True
+                try:
+                    await self._return_to_service()
+                    return
+                except (OSError, SurefootError) as error:  # no descriptor or no process is left for a worker, for one
+                    self._failed(error)
+                    with contextlib.suppress(SurefootError):
+                        store = open_store(self._config, self.name)
+                        await asyncio.to_thread(store.recover)  # the slot itself may be damaged
+                finally:
+                    self.loading = False
 
     async def close(self) -> None:
         """Stop watching and let the workers go."""

@@ -26,9 +26,11 @@ from surefoot.errors import SurefootError
 from surefoot.release.pacing import Cap, Timing
 from surefoot.serving.keeper import ModelKeeper
 from surefoot.serving.status import ScrubServing
+from surefoot.slots.content import ABOUT_CONTENT
 from surefoot.slots.scrub import Kept, hash_from_disk
 
 LOWEST_NICE = 19
+FIRST_AFTER_S = 3600.0
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # system calls of Linux, syscalls(2)
 IDLE_CLASS = 3 << 13  # ioprio_set(2): served when nobody else asks for the disk
 
@@ -40,11 +42,11 @@ class Stopped(Exception):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a look at every byte came to. ``rotten``: files that are not what was installed."""
+    """What a look at every byte came to. ``rotten``: files that were not what was installed, or were gone."""
 
     read_bytes: int
     seconds: float
-    rotten: tuple[str, ...]
+    rotten: tuple[Kept, ...]
 
 
 class Scrubber:
@@ -66,8 +68,10 @@ class Scrubber:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        while self._settings.every_s:
-            await asyncio.sleep(self._settings.every_s * (0.5 + 0.5 * self._chance()))
+        wait_s = min(self._settings.every_s, FIRST_AFTER_S)  # soon: some devices are switched off every night
+        while wait_s:
+            await asyncio.sleep(wait_s * (0.5 + 0.5 * self._chance()))
+            wait_s = self._settings.every_s
             for keeper in tuple(self._keepers.values()):
                 try:
                     await self.scrub(keeper)
@@ -78,29 +82,33 @@ class Scrubber:
         """Look at all that a model keeps; what has rotted is healed, given up, or told."""
         files = await asyncio.to_thread(keeper.swap.store.kept)
         found = await asyncio.get_running_loop().run_in_executor(self._reader, self._read, files)
-        for where in found.rotten:
+        still = set(await asyncio.to_thread(keeper.swap.store.kept)) if found.rotten else set()
+        rotten = tuple(f"{each.where}/{each.path.name}" for each in found.rotten if each in still)
+        for where in rotten:
             log.error("%s: %s is not what was installed", keeper.name, where)
-        actions = await keeper.mend() if found.rotten else ()
+        actions = await keeper.mend() if rotten else ()
         self._seen[keeper.name] = ScrubServing(
             at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             read_bytes=found.read_bytes,
             seconds=found.seconds,
-            rotten=found.rotten,
+            rotten=rotten,
             actions=actions,
         )
 
     def _read(self, files: list[Kept]) -> Found:
         begun_s = time.monotonic()
         cap = Cap(self._settings.most_bytes_s, Timing(sleep=self._wait))
-        total, rotten = 0, []
+        total, rotten = 0, list[Kept]()
         for file in files:
             try:
                 digest, length = hash_from_disk(file.path, cap.passed)
-            except OSError as error:  # a disk says EIO where it knows that it lost something; or it was replaced since
+            except OSError as error:
+                if error.errno not in ABOUT_CONTENT:
+                    raise
                 digest, length = str(error.strerror), 0
             total += length
             if digest != file.sha256:
-                rotten.append(f"{file.where}/{file.path.name}")
+                rotten.append(file)
         return Found(total, time.monotonic() - begun_s, tuple(rotten))
 
     def _wait(self, seconds: float) -> None:

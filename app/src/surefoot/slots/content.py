@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from surefoot.slots.state import ReleaseRef
 
 MOST_RECORD_BYTES = 16 * 1024
 CHUNK_BYTES = 1 << 20
+# What an error says of the content, and not of this process or this moment: it is not there, no file, or lost.
+ABOUT_CONTENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 Hash = Callable[[Path], tuple[str, int]]  # SHA-256 (hex) and length in bytes of a file
 
@@ -66,7 +69,7 @@ def fault(directory: Path, release: ReleaseRef, hashed: Hash = hash_file) -> str
         hashed: how files are read.
 
     Raises:
-        DeviceUnable: this user may not read it. That is nothing about what it holds.
+        DeviceUnable: it cannot be read now, or not by this user. That is nothing about what it holds.
     """
     try:
         data = read_bounded(directory / FILE_NAME, MOST_MANIFEST_BYTES)
@@ -81,13 +84,16 @@ def fault(directory: Path, release: ReleaseRef, hashed: Hash = hash_file) -> str
                 return f"{file.name} shares its inode with another name"
             if hashed(path) != (file.sha256, file.length_bytes):
                 return f"{file.name} does not match its digest"
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno in ABOUT_CONTENT:
+            return str(error)
+        hint = "run as the user who owns the data directory, or give it back to that user: chown -R"
         raise DeviceUnable(
             f"cannot read {error.filename or directory}",
             found=f"{error.strerror}, as user {os.geteuid()}",
-            hint="run as the user who owns the data directory, or give it back to that user: chown -R",
+            hint=hint if isinstance(error, PermissionError) else "that says nothing about what it holds: try again",
         ) from error
-    except (OSError, SurefootError) as error:
+    except SurefootError as error:
         return str(error)
     return None
 

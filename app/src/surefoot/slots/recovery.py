@@ -16,7 +16,7 @@ from surefoot.slots.journal import Journal
 from surefoot.slots.operation import Operation
 from surefoot.slots.plan import Content, Facts, Step, recover
 from surefoot.slots.sealed import NewerFormat
-from surefoot.slots.state import SLOTS, Slot, State
+from surefoot.slots.state import SLOTS, ReleaseRef, Slot, State
 
 MOST_ROUNDS = 16
 
@@ -42,12 +42,16 @@ class Recoverer:
     def recover(self, hashed: Hash = hash_file, unread: Collection[Slot] = ()) -> Recovery:
         """See ``Store.recover``, ``Store.heal`` and, for slots that are left ``unread``, ``Store.repair``."""
         actions: list[str] = []
+        healed: set[ReleaseRef | None] = set()
         try:
             with self._alone() as alone:
                 for _ in range(MOST_ROUNDS):
                     state = self._repaired(actions)
                     found = self.look(state, busy=not alone, hashed=hashed, unread=unread)
-                    steps = [one for one in recover(state, found) if one.kind != "drop"]
+                    steps = [one for one in recover(state, found) if one.kind != "drop" and one.release not in healed]
+                    healed |= {
+                        one.release for one in steps if one.kind == "heal"
+                    }  # what does not stay is not tried again
                     if self._is_mapped(state.active):
                         steps = self._while_serving(state, steps, actions)
                     if not steps:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,8 +72,18 @@ def hash_from_disk(path: Path, passed: Callable[[int], object] = lambda _: None)
     Raises:
         OSError: it cannot be read. A disk says EIO where it knows that it lost something.
     """
+    try:
+        return _hash(_open_past_the_cache(path, getattr(os, "O_DIRECT", 0)), passed)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return _hash(
+            _open_past_the_cache(path, 0), passed
+        )  # tmpfs, some overlays: they take it at the open, or not at all
+
+
+def _hash(descriptor: int, passed: Callable[[int], object]) -> tuple[str, int]:
     digest, length = hashlib.sha256(), 0
-    descriptor = _open_past_the_cache(path)
     try:
         size = os.fstat(descriptor).st_size
         with mmap.mmap(-1, CHUNK_BYTES) as buffer:  # lies at a page's beginning, as O_DIRECT wants it
@@ -86,15 +97,10 @@ def hash_from_disk(path: Path, passed: Callable[[int], object] = lambda _: None)
     return digest.hexdigest(), length
 
 
-def _open_past_the_cache(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, flags | getattr(os, "O_DIRECT", 0))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        descriptor = os.open(path, flags)  # a file system without: tmpfs, some overlays
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    if not hasattr(os, "O_DIRECT"):
+def _open_past_the_cache(path: Path, direct: int) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | direct)
+    if sys.platform == "darwin":
         fcntl.fcntl(descriptor, _F_NOCACHE, 1)
+    elif not direct:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return descriptor
