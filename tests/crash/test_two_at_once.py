@@ -123,7 +123,7 @@ def test_mutant_without_the_slots_lock_it_is_replaced(
     device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unlocked(path: Path, **how: object) -> AbstractContextManager[int]:
-        return nullcontext(0) if path.name in ("a.lock", "b.lock") else locked(path, **how)  # type: ignore[arg-type]
+        return nullcontext(0) if path.name in ("a.lock", "b.lock") else locked(path, **how)
 
     monkeypatch.setattr(filling, "locked", unlocked)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
