@@ -17,10 +17,10 @@ demo-down: ## Stop the demo and remove it
 
 .PHONY: test test-full test-pythons check fix
 test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
-	tests/parts/rooted $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 test-full: .venv/dev.stamp ## Run the tests and the long sweeps that CI leaves out
 	SUREFOOT_FULL=1 SUREFOOT_CYCLES=$${SUREFOOT_CYCLES:-100000} \
-	  tests/parts/rooted $(BIN)/python -m pytest -n 2 --dist loadfile -m "full or not full" $(TESTS)
+	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "full or not full" $(TESTS)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
 	.ci/pythons
 check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing

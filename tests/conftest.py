@@ -58,7 +58,7 @@ def needs() -> Callable[[bool, str], None]:
 @pytest.fixture(scope="session")
 def engine(needs: Callable[[bool, str], None]) -> docker.Engine:
     """A real Docker engine. The first start downloads and unpacks it (about a minute)."""
-    needs(docker.possible(), "root on Debian, to start a Docker engine")
+    needs(docker.possible(), "root on Debian, not in a chroot, to start a Docker engine")
     return docker.start()
 
 

@@ -23,8 +23,17 @@ def old_folder() -> Path:
 
 
 def possible() -> bool:
-    """Whether this machine can run it: root on Debian."""
-    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+    """Whether this machine can run it: root on Debian, and not in a chroot."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None and has_a_root()
+
+
+def has_a_root() -> bool:
+    """Whether / is a mount point. In a chroot it is none: nothing can be mounted in private, no container started."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return True
+    return any(line.split()[4] == "/" for line in lines)
 
 
 @dataclass(frozen=True)
