@@ -100,21 +100,29 @@ class Recorder:
             _, offset, size = WHERE.unpack_from(request, IN.size)
             data = request[IN.size + WRITE_IN_BYTES :][:size]
             self._image[offset : offset + size] = data
-            os.write(self._log, HEAD.pack(WRITE, offset, size) + data)
+            self._record(WRITE, offset, data)
             return struct.pack("<II", size, 0)
         if operation == FSYNC:
-            os.write(self._log, HEAD.pack(FLUSH, 0, 0))
+            self._record(FLUSH, 0, b"")
             return b""
         return b"" if operation in (FLUSH_FILE, RELEASE, DESTROY) else None
+
+    def _record(self, kind: int, offset: int, data: bytes) -> None:
+        os.write(self._log, HEAD.pack(kind, offset, len(data)) + data)
 
 
 def main(image: Path, log: Path, mountpoint: Path, fault: Path) -> None:
     """Serve until unmounted. Says "ready" on stdout when the file is there."""
-    kernel.die_with_parent()
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     with image.open("r+b") as stream:
         content = mmap.mmap(stream.fileno(), 0)
-    recorder = Recorder(content, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), fault)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    serve(Recorder(content, written, fault), mountpoint)
+
+
+def serve(recorder: Recorder, mountpoint: Path) -> None:
+    """Answer the kernel until unmounted. Says "ready" on stdout when the file is there."""
+    kernel.die_with_parent()
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     kernel.mount("recorder", mountpoint, "fuse", f"fd={device},rootmode={MODE:o},user_id=0,group_id=0")
     print("ready", flush=True)
     while True:

@@ -241,6 +241,15 @@ class Device:
                 os.kill(self.endpoint.pid, signal.SIGKILL)
 
 
+def open_files(pid: int) -> list[str]:
+    """What a process has open, as Linux's /proc names it: paths, ``pipe:[…]``. Some may be gone by now."""
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(each.readlink()))
+    return found
+
+
 def settles(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> bool:
     """Wait until something is so; whether it came to be in time."""
     deadline = time.monotonic() + timeout_s

@@ -19,7 +19,7 @@ from surefoot.serving import endpoint
 from surefoot.serving.admin import AdminClient, NotRunning
 from surefoot.serving.client import Client
 from surefoot.serving.detach import start_detached
-from tests.app.serving.device import Device, classifier_release, picture, settles, slow_release
+from tests.app.serving.device import Device, classifier_release, open_files, picture, settles, slow_release
 from tests.app.serving.load import asking
 
 
@@ -319,7 +319,7 @@ def test_workers_that_die_leave_no_descriptor_behind(make_server) -> None:
     device.confirm(classifier_release())
     device.start()
     assert device.endpoint is not None
-    descriptors = Path(f"/proc/{device.endpoint.pid}/fd")
+    server = device.endpoint.pid
 
     def another(than: int) -> bool:
         pid = device.admin.status().models[0].pid
@@ -331,5 +331,5 @@ def test_workers_that_die_leave_no_descriptor_behind(make_server) -> None:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         assert settles(lambda pid=pid: another(pid))
-        counts.append(sum(str(each.readlink()).startswith("pipe:") for each in descriptors.iterdir()))
+        counts.append(sum(each.startswith("pipe:") for each in open_files(server)))
     assert counts == counts[:1] * 4, "a lifeline stays open"

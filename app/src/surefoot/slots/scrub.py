@@ -77,9 +77,8 @@ def hash_from_disk(path: Path, passed: Callable[[int], object] = lambda _: None)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return _hash(
-            _open_past_the_cache(path, 0), passed
-        )  # tmpfs, some overlays: they take it at the open, or not at all
+        # A file system without direct reads says so at the open, or only when it is read.
+        return _hash(_open_past_the_cache(path, 0), passed)
 
 
 def _hash(descriptor: int, passed: Callable[[int], object]) -> tuple[str, int]:
