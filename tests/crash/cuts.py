@@ -112,13 +112,14 @@ def claims_are_true(store: Store, folder: Path) -> None:
                     assert fault(store.slot_path(slot), now.release) is None, f"slot {slot} is not what {path} says"
 
 
-def holds_together(store: Store, before: State, folder: Path) -> State:
+def holds_together(store: Store, before: State, folder: Path, *, lifts: bool = False) -> State:
     """After recovery, whatever was cut.
 
     Args:
         store: freshly opened.
         before: the state that was acknowledged last.
         folder: the device.
+        lifts: what was cut takes a digest out of quarantine: then none comes in.
     """
     store.recover()
     again = store.recover()
@@ -144,7 +145,8 @@ def holds_together(store: Store, before: State, folder: Path) -> State:
     assert generations == sorted(set(generations)), f"the history does not tell the truth: {generations}"
     if state.generation:
         assert generations[-1] == state.generation, "the last event is missing from the history"
-    assert {entry.digest for entry in before.quarantine} <= {entry.digest for entry in state.quarantine}
+    refused, now_refused = ({entry.digest for entry in each.quarantine} for each in (before, state))
+    assert now_refused <= refused if lifts else refused <= now_refused, "the quarantine is not what was acknowledged"
     debris = [path.name for path in root.iterdir() if path.name.startswith(".tmp-") and path.is_dir()]
     assert debris == []
     return state

@@ -64,7 +64,7 @@ def every_failure(
         How many were failed, and how many of these the device noticed.
     """
     case = CASES[name]
-    prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
+    prepared = case.start(device, releases)
     before = open_plain(prepared, FastDisk()).read()
     noticed = 0
     for after in range(first, MOST, step):
@@ -83,16 +83,16 @@ def every_failure(
         assert all(each.startswith(REFUSALS) for each in outcome.refused), outcome.refused
         noticed += bool(outcome.refused)
         try:
-            bench.look(left, partial(judge, outcome.last, releases))
+            bench.look(left, partial(judge, outcome.last, releases, case.lifts))
         except AssertionError as error:
             raise AssertionError(f"after {after} writes and flushes, refused {outcome.refused}: {error}") from error
     raise AssertionError(f"{name} wrote more than {MOST} times")
 
 
-def judge(last: State, releases: Releases, folder: Path) -> None:
+def judge(last: State, releases: Releases, lifts: bool, folder: Path) -> None:
     """What must hold after the cut; ``last`` was acknowledged."""
     store = open_plain(folder, FastDisk())
-    state = holds_together(store, last, folder)
+    state = holds_together(store, last, folder, lifts=lifts)
     assert state.generation >= last.generation, "a state was acknowledged and is lost"
     for what in ("lineage", "floor", "quarantine") if last.generation == state.generation else ():
         assert getattr(state, what) == getattr(last, what), f"{what} was acknowledged and is lost"

@@ -34,14 +34,29 @@ Device = Callable[..., Path]
 SHARE = 1 if os.environ.get("SUREFOOT_FULL") == "1" else 6
 
 
+def _nothing(store: Store, releases: Releases) -> None: ...
+
+
 class Case(NamedTuple):
-    """Where an operation starts, and the versions that may serve when it was cut."""
+    """Where an operation starts, and the versions that may serve when it was cut.
+
+    ``before``: what else is done to the device before the operation. ``lifts``: whether it takes a digest out of
+    quarantine.
+    """
 
     confirmed: tuple[str, ...]
     operation: Callable[[Store, Releases], object]
     serving: set[str | None]
     ready: str | None = None
     trial: str | None = None
+    before: Callable[[Store, Releases], object] = _nothing
+    lifts: bool = False
+
+    def start(self, device: Device, releases: Releases) -> Path:
+        """A device where the operation starts."""
+        folder = device(*self.confirmed, ready=self.ready, trial=self.trial)
+        self.before(kit.open_store(folder, FastDisk()), releases)
+        return folder
 
 
 def _rot_the_active_slot(store: Store, releases: Releases) -> object:
@@ -72,6 +87,10 @@ def _deferred(store: Store, release: kit.Release) -> object:
     return store.defer(store.fill(release.manifest, release.data, kit.VARIANT, release.files), "it is hot")
 
 
+def _refused(store: Store, releases: Releases) -> object:
+    return store.refuse(kit.install(store, releases["2.0.0"]), "gate")
+
+
 CASES = {
     "first install": Case((), lambda store, r: kit.install(store, r["1.0.0"]), {None}),
     "second install": Case(("1.0.0",), lambda store, r: kit.install(store, r["2.0.0"]), {"1.0.0"}),
@@ -90,6 +109,12 @@ CASES = {
     "reject the first trial": Case((), lambda store, r: store.reject("bad"), {None, "1.0.0"}, trial="1.0.0"),
     "reject a confirmed one": Case(("1.0.0", "2.0.0"), lambda store, r: store.reject("bad"), {"1.0.0", "2.0.0"}),
     "refuse": Case(("1.0.0",), lambda store, r: store.refuse("b", "gate"), {"1.0.0"}, ready="2.0.0"),
+    "lift a quarantine": Case(
+        ("1.0.0",), lambda store, r: store.lift_quarantine(r["2.0.0"].digest), {"1.0.0"}, before=_refused, lifts=True
+    ),
+    "release a hold": Case(
+        ("1.0.0", "2.0.0"), lambda store, r: store.release_hold(), {"1.0.0"}, before=lambda store, r: store.rollback()
+    ),
     "install, its gate deferred": Case(("1.0.0",), lambda store, r: _deferred(store, r["2.0.0"]), {"1.0.0"}),
     "revert": Case(("1.0.0",), lambda store, r: store.revert("later"), {"1.0.0", "2.0.0"}, trial="2.0.0"),
     "rollback of a trial": Case(("1.0.0",), lambda store, r: store.rollback(), {"1.0.0", "2.0.0"}, trial="2.0.0"),
@@ -107,7 +132,7 @@ def test_a_cut_at_any_primitive_leaves_the_old_or_the_new(
     name: str, device: Device, releases: Releases, scratch: Path, told: Told
 ) -> None:
     case = CASES[name]
-    prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
+    prepared = case.start(device, releases)
     before = kit.open_store(prepared, FastDisk()).read()
     inner_cuts = outer_cuts = 0
     seed = int(os.environ["SUREFOOT_SEED"])
@@ -125,10 +150,10 @@ def test_a_cut_at_any_primitive_leaves_the_old_or_the_new(
             cut_everywhere(folder, scratch / "again", _recover) if outer_cuts % share == offset else ()
         ):
             inner_cuts += 1
-            state = holds_together(open_plain(recovered, FastDisk()), before, recovered)
+            state = holds_together(open_plain(recovered, FastDisk()), before, recovered, lifts=case.lifts)
             assert kit.serving(open_plain(recovered, FastDisk())) in case.serving, (at, again, state)
         store = open_plain(folder, FastDisk())
-        state = holds_together(store, before, folder)
+        state = holds_together(store, before, folder, lifts=case.lifts)
         assert kit.serving(store) in case.serving, (at, state)
         next_update_works(store, releases["9.0.0"])
     print(f"{name}: {outer_cuts} cuts, {inner_cuts} cuts again inside the recovery, seed {seed}")

@@ -57,7 +57,7 @@ def test_a_process_killed_before_any_primitive_of_any_operation_leaves_the_old_o
 ) -> None:
     """Real fsyncs, real locks that go with the process, and every state of a slot on the way."""
     case = CASES[name]
-    prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
+    prepared = case.start(device, releases)
     before = _store(prepared).read()
     kills = 0
     while True:
@@ -68,7 +68,7 @@ def test_a_process_killed_before_any_primitive_of_any_operation_leaves_the_old_o
                     case.operation(kit.open_store(folder, Killing(kills), boot="boot-1"), releases)
                 os._exit(0)
             _, ended = os.waitpid(pid, 0)
-            state = holds_together(_store(folder), before, folder)
+            state = holds_together(_store(folder), before, folder, lifts=case.lifts)
             if not os.WIFSIGNALED(ended):
                 break
             assert kit.serving(_store(folder)) in case.serving, (kills, state)

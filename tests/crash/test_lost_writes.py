@@ -31,7 +31,7 @@ def explore(
 ) -> int:
     """Run a case, then recover from every image; returns how many there were."""
     case = CASES[name]
-    prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
+    prepared = case.start(device, releases)
     before = kit.open_store(prepared, FastDisk()).read()
     with Copied(prepared, scratch / "run") as folder:
         disk = disk_type(folder)

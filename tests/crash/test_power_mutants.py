@@ -76,7 +76,7 @@ def state_before_slot(store: Store) -> None:
     store._filler = StateBeforeSlot(store._journal, kit.STORAGE)
 
 
-INSTALL, CONFIRM = "third install, archiving", "confirm"
+INSTALL, CONFIRM, LIFT, RELEASE = "third install, archiving", "confirm", "lift a quarantine", "release a hold"
 MUTANTS = {
     "no fsync of files, install": (INSTALL, Parts(disk=ForgetsFiles), "acknowledged"),
     "no fsync of files, confirm": (CONFIRM, Parts(disk=ForgetsFiles), "acknowledged"),
@@ -88,6 +88,8 @@ MUTANTS = {
     "state before slot": (INSTALL, Parts(mutate=state_before_slot), "is not what"),
     "one copy of the state": (CONFIRM, Parts(copies=OneCopy), "missing"),
     "acknowledged after one copy": (CONFIRM, Parts(copies=AcknowledgedAfterOne), "older than"),
+    "acknowledged after one copy, lift": (LIFT, Parts(copies=AcknowledgedAfterOne), "older than"),
+    "acknowledged after one copy, release": (RELEASE, Parts(copies=AcknowledgedAfterOne), "older than"),
 }
 
 

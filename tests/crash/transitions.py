@@ -56,7 +56,7 @@ def explore(
 ) -> Count:
     """Run one of ``test_cuts.CASES`` on a recorded disk, then judge what power cuts leave of it."""
     case = CASES[name]
-    prepared = device(*case.confirmed, ready=case.ready, trial=case.trial)
+    prepared = case.start(device, releases)
     return explore_on(prepared, open_plain(prepared, FastDisk()).read(), case, bench, releases, most, parts)
 
 
@@ -89,7 +89,7 @@ def judge(folder: Path, last: Acknowledged, case: Case, releases: Releases) -> N
     store = open_plain(folder, FastDisk())
     if case is not CASES["recovery from rot"]:
         claims_are_true(store, folder)
-    state = holds_together(store, last.state, folder)
+    state = holds_together(store, last.state, folder, lifts=case.lifts)
     assert kit.serving(store) in case.serving, f"{kit.serving(store)} serves"
     if last.returned:
         for what in ("slots", "active", "trial", "lineage", "floor", "held", "quarantine"):
