@@ -16,6 +16,8 @@ from tests.crash.recorder import FLUSH, HEAD
 
 BLOCK_BYTES, SECTOR_BYTES = 4096, 512
 ZEROS = bytes(BLOCK_BYTES)
+PARTS = 40  # random parts of what was written, at least, however many prefixes there are
+BARREN = 5
 TORN = 0.15  # the share of the last writes that are torn; the rest arrive or do not, as a coin falls
 
 Blocks = dict[int, bytes]  # by number; those of zeros alone are left out
@@ -36,12 +38,16 @@ class Entry(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A disk after a cut. ``marks``: how many had been made, at most. ``digest``: of its content."""
+    """A disk after a cut. ``marks``: how many had been made, at most. ``digest``: of its content.
+
+    ``prefix``: whether all that was written up to some moment arrived, and nothing after it.
+    """
 
     marks: int
     blocks: Blocks
     digest: int
     what: str
+    prefix: bool = False
 
 
 def read_log(log: bytes) -> list[Entry]:
@@ -86,36 +92,53 @@ class Cutter:
         return sum(window[-1].end > self._marks[0] for window in self._windows[:-1])
 
     def images(self, most: int) -> Iterator[Image]:
-        """Distinct images: the one of each flush, then others until there are ``most`` or no more are found."""
-        seen: dict[int, set[int]] = {}  # digests, and the marks that each was given with
-        each = 0
-        while True:
-            before = len(seen)
-            for image in self._pass(each, seen):
-                yield image
-                if each and len(seen) >= most:
-                    return
-            if len(seen) >= most or (each and len(seen) == before):
-                return
-            each = max(1, 2 * each, (most - len(seen)) // max(1, self.flushes))
+        """Distinct images: every prefix of what was written, then ``PARTS`` others or more, until there are ``most``.
 
-    def _pass(self, each: int, seen: dict[int, set[int]]) -> Iterator[Image]:
+        Fewer only where ``BARREN`` passes in a row, each with more tries, found nothing new.
+        """
+        seen: dict[int, set[int]] = {}  # digests, and the marks that each was given with
+        yield from self._prefixes(seen)
+        most = wanted(most, len(seen))
+        each = barren = 0
+        while len(seen) < most and barren < BARREN:
+            before = len(seen)
+            each = max(1, 2 * each, (most - len(seen)) // max(1, self.flushes))
+            for image in self._parts(each, seen):
+                yield image
+                if len(seen) >= most:
+                    return
+            barren = barren + 1 if len(seen) == before else 0
+
+    def _prefixes(self, seen: dict[int, set[int]]) -> Iterator[Image]:
+        """After each flush nothing, then one block more at a time up to the next."""
+        for disk, digest, flushed, writes, marks in self._cuttable():
+            blocks = dict(disk)
+            for count in range(len(writes) + 1):
+                digest = apply(blocks, digest, writes[count - 1 : count] if count else [])
+                if _is_new(seen, digest, marks):
+                    what = f"the first {count} of {len(writes)} blocks written since the flush at {flushed}"
+                    yield Image(marks, dict(blocks), digest, what, prefix=True)
+
+    def _parts(self, each: int, seen: dict[int, set[int]]) -> Iterator[Image]:
+        """Of each window so many random subsets, some of their blocks torn."""
+        for disk, digest, _, writes, marks in self._cuttable():
+            found = 0
+            for _ in range(4 * each if writes else 0):
+                image = self._some(disk, digest, writes)._replace(marks=marks)
+                if _is_new(seen, image.digest, marks):
+                    yield image
+                    found += 1
+                    if found == each:
+                        break
+
+    def _cuttable(self) -> Iterator[tuple[Blocks, int, int, list[Entry], int]]:
+        """Windows in which a cut may fall: the disk before, its digest, its flush, the writes, and the marks then."""
         disk, digest, flushed = dict(self._base), 0, 0
         for window in self._windows:
             writes = [entry for entry in window if not entry.is_flush]
             end = writes[-1].end if writes else flushed  # later, the flush at the window's end may have been done
             if end >= self._marks[0]:
-                marks = bisect_right(self._marks, end)
-                if _is_new(seen, digest, marks):
-                    yield Image(marks, dict(disk), digest, f"nothing since the flush at {flushed}")
-                found = 0
-                for _ in range(4 * each if writes else 0):
-                    image = self._some(disk, digest, writes)._replace(marks=marks)
-                    if _is_new(seen, image.digest, marks):
-                        yield image
-                        found += 1
-                        if found == each:
-                            break
+                yield disk, digest, flushed, writes, bisect_right(self._marks, end)
             digest = apply(disk, digest, writes)
             flushed = window[-1].end if window else flushed
 
@@ -132,6 +155,11 @@ class Cutter:
         blocks = dict(disk)
         digest = apply(blocks, digest, arrived)
         return Image(0, blocks, digest, f"part of {last} blocks written before {writes[last - 1].end}, {torn} torn")
+
+
+def wanted(most: int, prefixes: int) -> int:
+    """How many images ``Cutter.images`` is to give where it found so many prefixes."""
+    return max(most, prefixes + PARTS)
 
 
 def _is_new(seen: dict[int, set[int]], digest: int, marks: int) -> bool:

@@ -40,10 +40,11 @@ class Recorded(NamedTuple, Generic[T]):
 class Count(NamedTuple):
     """What was explored. ``images``: distinct by their blocks. ``trees``: distinct by their files.
 
-    ``repaired``: images whose superblock was torn.
+    ``prefixes``: images of all that was written up to some moment. ``repaired``: images whose superblock was torn.
     """
 
     images: int
+    prefixes: int
     trees: int
     repaired: int
     flushes: int
@@ -51,7 +52,8 @@ class Count(NamedTuple):
 
     def __str__(self) -> str:
         rate = self.images / self.seconds
-        what = f"{self.images} distinct images ({self.trees} distinct trees of files, {self.repaired} superblocks torn)"
+        parts = f"{self.prefixes} prefixes, {self.trees} distinct trees of files, {self.repaired} superblocks torn"
+        what = f"{self.images} distinct images ({parts})"
         return f"{what} around {self.flushes} flushes, {self.seconds:.1f} s, {rate:.0f} a second"
 
 
@@ -151,7 +153,7 @@ class Bench:
 
         Args:
             record: of an operation.
-            most: images to try; those of each flush are tried in any case.
+            most: images to try; every prefix is tried in any case.
             judge: is given the device after the cut and what was acknowledged last before it. Raises where it must.
 
         Raises:
@@ -159,7 +161,7 @@ class Bench:
         """
         started = time.perf_counter()
         repaired = sum(disk.repaired for disk in self._disks)
-        images, trees, judged = set[int](), set[bytes](), set[tuple[bytes, int]]()
+        images, prefixes, trees, judged = set[int](), set[int](), set[bytes](), set[tuple[bytes, int]]()
 
         def look(image: Image) -> None:
             disk = self._free.get()
@@ -182,13 +184,16 @@ class Bench:
                 for image, result in zip(batch, results, strict=True):
                     tried += 1
                     images.add(image.digest)
+                    if image.prefix:
+                        prefixes.add(image.digest)
                     error = result.exception()
                     if error is not None:
                         what = f"{image.what}, {image.marks - 1} acknowledged: {error}"
                         write_blocks(self._keep / "violated.img", image.blocks)
                         raise Violated(what, tried) from error
         repaired = sum(disk.repaired for disk in self._disks) - repaired
-        return Count(len(images), len(trees), repaired, record.cutter.flushes, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Count(len(images), len(prefixes), len(trees), repaired, record.cutter.flushes, seconds)
 
 
 def _tree(folder: Path) -> bytes:

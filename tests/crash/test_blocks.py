@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.crash import disks, kernel
-from tests.crash.blocks import BLOCK_BYTES, SECTOR_BYTES, ZEROS, Blocks, Cutter, apply, read_log
+from tests.crash.blocks import BLOCK_BYTES, PARTS, SECTOR_BYTES, ZEROS, Blocks, Cutter, Image, apply, read_log
 from tests.crash.powercuts import Bench
 from tests.crash.recorder import FLUSH, HEAD, WRITE
 
@@ -35,6 +38,40 @@ def test_what_was_flushed_is_there_and_what_came_after_may_be() -> None:
     later = [image.blocks for image in images if 2 in image.blocks or 3 in image.blocks]
     assert all(blocks[1] == b"a" * BLOCK_BYTES for blocks in later)
     assert {(2 in blocks, 3 in blocks) for blocks in later} == {(True, False), (False, True), (True, True)}
+
+
+LETTERS = write(1, b"a") + write(2, b"b") + HEAD.pack(FLUSH, 0, 0) + write(3, b"c") + write(1, b"d")
+
+
+def _every_prefix_comes_first(made: Cutter) -> None:
+    images = list(made.images(100))
+    prefixes = [image for image in images if image.prefix]
+    assert prefixes == images[: len(prefixes)], "a part was tried before a prefix"
+    held = [{number: data[:1] for number, data in image.blocks.items()} for image in prefixes]
+    a, b, c = {1: b"a"}, {2: b"b"}, {3: b"c"}
+    assert held == [{}, a, a | b, a | b | c, {1: b"d"} | b | c], "a prefix is missing"
+    assert len(images) == 100
+
+
+def test_every_prefix_of_the_writes_comes_first_and_parts_fill_up() -> None:
+    _every_prefix_comes_first(cutter(LETTERS))
+
+
+def test_there_are_parts_however_many_prefixes() -> None:
+    images = list(cutter(LETTERS).images(0))
+    assert len(images) == 5 + PARTS
+
+
+class FlushesAlone(Cutter):
+    """Mutant: of the prefixes those that end at a flush."""
+
+    def _prefixes(self, seen: dict[int, set[int]]) -> Iterator[Image]:
+        return (image for image in super()._prefixes(seen) if "first 0" in image.what)
+
+
+def test_mutant_with_the_prefixes_at_flushes_alone_is_caught() -> None:
+    with pytest.raises(AssertionError, match="a prefix is missing"):
+        _every_prefix_comes_first(FlushesAlone({}, read_log(LETTERS), random.Random(1), [0]))
 
 
 def test_a_block_may_be_torn_between_its_sectors_alone() -> None:
