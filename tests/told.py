@@ -21,6 +21,7 @@ ORDER = (
     "cuts again, inside a recovery",
     "images of a power cut, on ext4",
     "of these, every prefix of what was written",
+    "images after which the real model was loaded",
     "images that lost what was not synced",
     "cycles of install, confirm and rollback",
     "processes killed, one before each primitive",
