@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from surefoot.durable import Disk
+from surefoot.errors import SurefootError
 from surefoot.slots.content import fault
 from surefoot.slots.copies import Copies
 from surefoot.slots.layout import Layout
@@ -28,11 +29,12 @@ from surefoot.slots.state import Slot, State
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash import disks
-from tests.crash.cuts import Cut, FastDisk, claims_are_true, holds_together
+from tests.crash.cuts import Cut, FastDisk, claims_are_true, holds_together, next_update_works
 
 STORAGE = kit.with_storage(history_bytes=6 * 1024)  # so that the history turns over often
 CUT, AGAIN, KILLED = 0.5, 0.2, 0.04  # of cycles cut; of those, cut in the recovery too; of cycles killed
 SYNCED = 0.1  # of the times that a cycle is begun
+ANOTHER = 0.02  # of cycles, interrupted or not, that another update and a rollback come before
 
 
 class CuttingDisk(Disk):
@@ -85,13 +87,13 @@ class Cycles:
 
     def __init__(self, folder: Path, inbox: Path, seed: int, mutate: Mutate = lambda store: None) -> None:
         self._folder, self._inbox, self._mutate = folder, inbox, mutate
-        self._chance = random.Random(seed)
+        self._chance, self._another_chance = random.Random(seed), random.Random(f"{seed} another")
         self._boots = self._version = 0
         self._acknowledged = State(kit.NAME)
         self._said: int | None = None  # where a process that may be killed says what was acknowledged
         self._primitives = 100  # of a cycle; the next counts
         self._cycle_s = [0.05]
-        self.cycles = self.cuts = self.cut_again = self.kills = 0
+        self.cycles = self.cuts = self.cut_again = self.kills = self.others = 0
         self._folder.joinpath("models").mkdir(parents=True)
         kit.deploy(self._store(FastDisk()), kit.make_release(inbox, "0.1.0"))
 
@@ -131,14 +133,14 @@ class Cycles:
                 raise AssertionError(f"cycle {number}: {error}") from error
 
     def _one(self) -> None:
-        self._version += 1
-        release = kit.make_release(self._inbox, f"{self._version}.0.0")
-        plan = Plan(release, self._chance.random() < 0.5, self._chance.random() < 0.5)
+        plan = Plan(self._release(), self._chance.random() < 0.5, self._chance.random() < 0.5)
         kind = self._chance.random()
         if kind < CUT:
             self._cut(plan)
         elif kind < CUT + KILLED:
             self._kill(plan)
+        if self._another_chance.random() < ANOTHER:
+            plan = self._another(plan)
         began, disk = time.monotonic(), self._disk()
         store = self._store(disk)
         self._go(store, plan)
@@ -148,8 +150,24 @@ class Cycles:
         state = store.read()
         assert state.active is not None and state.serving is not None, "no model serves after a cycle"
         assert fault(store.slot_path(state.active), state.serving) is None, "what serves after a cycle is not whole"
-        shutil.rmtree(next(iter(release.files.values())).parent)
+        _discard(plan.release)
         self.cycles += 1
+
+    def _release(self) -> kit.Release:
+        self._version += 1
+        return kit.make_release(self._inbox, f"{self._version}.0.0")
+
+    def _another(self, plan: Plan) -> Plan:
+        """Another update, whatever the last one came to, and back. Gives the plan with a release newer than that."""
+        _discard(plan.release)
+        release = self._release()
+        try:
+            next_update_works(self._store(FastDisk()), release)
+        except SurefootError as error:
+            raise AssertionError(f"another update does not work: {error}") from error
+        _discard(release)
+        self.others += 1
+        return plan._replace(release=self._release())
 
     def _go(self, store: Store, plan: Plan) -> None:
         """What was confirmed before an interruption is not confirmed again, only returned from."""
@@ -226,6 +244,10 @@ class Cycles:
         state = holds_together(self._store(FastDisk()), before, self._folder)
         assert state.generation >= before.generation, "what was acknowledged is lost"
         return state
+
+
+def _discard(release: kit.Release) -> None:
+    shutil.rmtree(next(iter(release.files.values())).parent)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from surefoot.slots.journal import Journal
 from surefoot.slots.store import Store
+from tests.crash import cycles as cycling
 from tests.crash import disks, kernel
 from tests.crash.cycles import STORAGE, Cycles, Mutate, ext4
 from tests.crash.test_mutants import StateBeforeSlot
@@ -45,7 +46,8 @@ def _cycles(folder: Path, count: int, mutate: Mutate = lambda store: None) -> st
                 seconds = time.monotonic() - began
                 said = (
                     f"{cycles.cycles} cycles on ext4, interrupted: {cycles.cuts} cuts, {cycles.cut_again} again inside "
-                    f"the recovery, {cycles.kills} killed; 0 left without a serving verified model; "
+                    f"the recovery, {cycles.kills} killed; {cycles.others} with another update before what is left; "
+                    f"0 left without a serving verified model; "
                     f"{seconds:.0f} s, {cycles.cycles / seconds:.0f} a second, seed {seed}"
                 )
                 print(said, flush=True)
@@ -91,3 +93,17 @@ def test_a_store_with_a_safeguard_taken_out_is_caught_within_a_few_cycles(
     needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for an ext4 of its own")
     with pytest.raises(AssertionError, match=r"seed \d+, after \d+ cycles: .*(is not what|cannot be returned to)"):
         _cycles(scratch, MOST, mutate)
+
+
+def _trials_are_not_put_off(store: Store) -> None:
+    """Mutant: what an interruption left on trial stays there, whoever wants to go on."""
+    store.revert = lambda reason: store.read()  # type: ignore[method-assign]  # so that one store alone is the mutant
+
+
+def test_a_store_that_another_update_does_not_get_past_is_caught_within_a_few_cycles(
+    needs: Callable[[bool, str], None], scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for an ext4 of its own")
+    monkeypatch.setattr(cycling, "ANOTHER", 1.0)
+    with pytest.raises(AssertionError, match="another update does not work"):
+        _cycles(scratch, MOST, _trials_are_not_put_off)
