@@ -28,6 +28,7 @@ ORDER = (
     "processes killed at random",
     "random walks of 20 steps",
     "cuts of trust, fetching and publishing",
+    "cuts again, inside the next run of trust, fetching and publishing",
     "cuts of an app's update",
     "writes and flushes answered with EIO",
     "disks full, out of inodes, over their quota",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from surefoot.durable import Disk, read_bounded
 from surefoot.slots import table
@@ -18,6 +19,7 @@ from surefoot.slots.state import State, other
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 
+T = TypeVar("T")
 Operation = Callable[[Store, Path], object]
 
 
@@ -47,14 +49,16 @@ class CutDisk(FastDisk):
         self.names.append(primitive)
 
 
-OpenStore = Callable[[Path, Disk], Store]
-
-
 def open_plain(folder: Path, disk: Disk) -> Store:
     return kit.open_store(folder, disk, boot="boot-1")
 
 
-def primitives(prepared: Path, scratch: Path, operation: Operation, opened: OpenStore = open_plain) -> list[str]:
+def primitives(
+    prepared: Path,
+    scratch: Path,
+    operation: Callable[[T, Path], object],
+    opened: Callable[[Path, Disk], T] = open_plain,
+) -> list[str]:
     """The primitives of an operation, in order."""
     disk = CutDisk()
     with Copied(prepared, scratch) as folder:
@@ -78,7 +82,10 @@ class Copied:
 
 
 def cut_everywhere(
-    prepared: Path, scratch: Path, operation: Operation, opened: OpenStore = open_plain
+    prepared: Path,
+    scratch: Path,
+    operation: Callable[[T, Path], object],
+    opened: Callable[[Path, Disk], T] = open_plain,
 ) -> Iterator[tuple[int, Path]]:
     """The folder as each cut leaves it, one after the other.
 
