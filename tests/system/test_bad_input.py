@@ -18,8 +18,6 @@ from demo import releases
 from demo.place import MODEL, RECIPES, SAMPLES
 from tests.conftest import Device, Repository
 
-pytestmark = pytest.mark.attack
-
 Recipe = dict[str, Any]
 
 
@@ -67,6 +65,7 @@ def complete(error: dict[str, str]) -> None:
     assert error["expected"] or error["hint"]
 
 
+@pytest.mark.attack
 def test_a_model_that_does_not_load_fails_its_gate_and_is_quarantined(device_with_v1, publish, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model" * 1000)
@@ -80,6 +79,7 @@ def test_a_model_that_does_not_load_fails_its_gate_and_is_quarantined(device_wit
     device_with_v1.deploy("2.0.0", repository)
 
 
+@pytest.mark.attack
 def test_golden_cases_that_disagree_fail_the_gate(device_with_v1, publish):
     def demand_the_impossible(recipe: Recipe) -> None:
         for variant in recipe["variants"]:
@@ -91,6 +91,7 @@ def test_golden_cases_that_disagree_fail_the_gate(device_with_v1, publish):
     assert "golden cases disagree" in error["found"]
 
 
+@pytest.mark.attack
 def test_a_budget_that_is_broken_fails_the_gate(device_with_v1, publish):
     repository = publish(lambda recipe: [variant.update(budget={"memory_bytes": 1}) for variant in recipe["variants"]])
     error = unchanged(device_with_v1, lambda: device_with_v1.install("2.1.0", repository, status=4))
@@ -98,6 +99,7 @@ def test_a_budget_that_is_broken_fails_the_gate(device_with_v1, publish):
     assert "memory" in error["found"]
 
 
+@pytest.mark.attack
 def test_a_release_for_another_device_class_is_refused(device_with_v1, publish):
     def for_another(recipe: Recipe) -> None:
         for variant in recipe["variants"]:
@@ -109,12 +111,14 @@ def test_a_release_for_another_device_class_is_refused(device_with_v1, publish):
     assert "jetson-jp6" in error["found"]
 
 
+@pytest.mark.attack
 def test_a_release_that_needs_a_newer_app_is_refused(device_with_v1, publish):
     repository = publish(lambda recipe: recipe.update(minimum_app_version="99.0.0"))
     error = unchanged(device_with_v1, lambda: device_with_v1.install("2.1.0", repository, status=4))
     complete(error)
 
 
+@pytest.mark.attack
 def test_an_older_release_than_was_ever_confirmed_is_refused(device, signed_repository):
     device.serve()
     device.deploy("2.0.0", signed_repository)
@@ -124,6 +128,7 @@ def test_an_older_release_than_was_ever_confirmed_is_refused(device, signed_repo
     assert device.served_version == "2.0.0"
 
 
+@pytest.mark.attack
 def test_the_same_version_with_another_content_is_refused(device, signed_repository, tmp_path):
     """Two repositories of one owner, the same keys, and another 1.0.0 in the second."""
     first = Repository(tmp_path / "first", tmp_path / "first" / "metadata" / "1.root.json", signed_repository.keys)
@@ -142,6 +147,7 @@ def test_the_same_version_with_another_content_is_refused(device, signed_reposit
     complete(error)
 
 
+@pytest.mark.attack
 def test_a_release_signed_by_other_keys_is_refused(device_with_v1, tmp_path):
     keys = releases.publish_reference_model(tmp_path, tmp_path / "foreign", ("release-v2.toml",))
     foreign = Repository(tmp_path / "foreign", tmp_path / "foreign" / "metadata" / "1.root.json", keys)
@@ -156,6 +162,7 @@ def test_a_release_signed_by_other_keys_is_refused(device_with_v1, tmp_path):
     complete(error)
 
 
+@pytest.mark.attack
 def test_a_truncated_file_in_the_repository_is_refused_and_the_next_try_goes_on(
     device_with_v1, signed_repository, tmp_path
 ):

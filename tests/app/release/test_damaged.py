@@ -19,6 +19,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return Publisher(tmp_path_factory.mktemp("publisher")).build().manifest_bytes
 
 
+@pytest.mark.attack
 def test_every_flipped_bit_of_a_golden_file_is_read_or_refused():
     for bit in range(len(CASES) * 8):
         changed = bytearray(CASES)
@@ -29,6 +30,7 @@ def test_every_flipped_bit_of_a_golden_file_is_read_or_refused():
             continue
 
 
+@pytest.mark.attack
 def test_every_flipped_bit_of_a_manifest_is_read_or_refused(whole):
     refused = 0
     for bit in range(len(whole) * 8):
@@ -41,6 +43,7 @@ def test_every_flipped_bit_of_a_manifest_is_read_or_refused(whole):
     assert refused > len(whole)
 
 
+@pytest.mark.attack
 @given(st.binary(max_size=200))
 @example(b"[" * 100_000)
 @example(b'{"format":1,"x":' + b"[" * 100_000)
@@ -51,6 +54,7 @@ def test_any_bytes_are_refused_as_a_manifest(data):
         manifest.decode(data)
 
 
+@pytest.mark.attack
 @given(st.binary(max_size=200))
 @example(b"\x91" * 100_000)
 @example(b"\xdd\xff\xff\xff\xff")
@@ -60,11 +64,13 @@ def test_any_bytes_are_refused_as_golden_cases(data):
         golden.decode(data)
 
 
+@pytest.mark.attack
 def test_too_long_files_are_refused(whole):
     with pytest.raises(UntrustedRelease, match="too long"):
         manifest.decode(whole + b" " * manifest.MOST_MANIFEST_BYTES)
 
 
+@pytest.mark.attack
 def test_a_release_without_golden_cases_is_refused(whole):
     with pytest.raises(UntrustedRelease, match="no golden cases"):
         golden.decode(golden.encode([]))
@@ -74,6 +80,7 @@ def test_a_release_without_golden_cases_is_refused(whole):
         manifest.decode(msgspec.json.encode(plain))
 
 
+@pytest.mark.attack
 def test_a_release_for_another_device_class_is_refused(whole):
     read = manifest.decode(whole)
     assert manifest.select_variant(read, "generic-amd64", ("tflite", "onnxruntime")).id == "onnx"

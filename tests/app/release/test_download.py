@@ -105,6 +105,7 @@ def test_a_file_that_is_too_short_on_the_server_is_a_failed_transport(web, trust
     assert fetch(web, trusted, inbox).read_bytes() == MODEL
 
 
+@pytest.mark.attack
 def test_a_file_that_is_too_long_is_refused_and_leaves_nothing(web, trusted, inbox, stored):
     damage(web, stored, MODEL + b"more")
     with pytest.raises(UntrustedRelease, match="longer than was signed"):
@@ -112,6 +113,7 @@ def test_a_file_that_is_too_long_is_refused_and_leaves_nothing(web, trusted, inb
     assert files_of(inbox) == {}
 
 
+@pytest.mark.attack
 def test_an_endless_file_is_refused(web, trusted, inbox, stored):
     web.fail(stored, Fault(endless=True))
     with pytest.raises(UntrustedRelease, match="longer than was signed"):
@@ -119,6 +121,7 @@ def test_an_endless_file_is_refused(web, trusted, inbox, stored):
     assert files_of(inbox) == {}
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("position", [0, 1, 150_000, len(MODEL) - 1])
 def test_one_flipped_bit_is_refused_and_leaves_nothing(web, trusted, inbox, stored, position):
     changed = bytearray(MODEL)
@@ -137,6 +140,7 @@ def test_a_wrong_part_is_thrown_away_and_fetched_anew_once(web, trusted, inbox, 
     assert web.asked(stored) == ["bytes=5000-", None]
 
 
+@pytest.mark.attack
 def test_a_wrong_part_and_a_wrong_file_end_after_one_more_try(web, trusted, inbox, stored):
     inbox.mkdir()
     (inbox / "model.onnx.part").write_bytes(b"w" * 5000)
@@ -168,12 +172,14 @@ def test_no_space_is_found_out_before_a_byte_is_fetched(web, trusted, inbox, sto
     assert web.asked(stored) == []
 
 
+@pytest.mark.attack
 def test_what_the_metadata_does_not_name_is_not_fetched(web, trusted, inbox):
     with pytest.raises(UntrustedRelease, match=r"has no tiny/1\.0\.0/other"):
         download(reach(web.url), trusted, target_path(NAME, "1.0.0", "other"), inbox, Disk())
     assert [path for path, _ in web.requests if path.startswith("targets")] == []
 
 
+@pytest.mark.attack
 def test_a_part_that_is_a_link_is_not_written_through(web, trusted, inbox, tmp_path):
     inbox.mkdir()
     victim = tmp_path / "victim"
@@ -238,6 +244,7 @@ def test_a_copy_that_is_here_is_used_and_nothing_fetched(web, trusted, inbox, st
     assert list(files_of(inbox)) == ["model.onnx"]
 
 
+@pytest.mark.attack
 def test_copies_that_are_not_what_was_signed_are_passed_over(web, trusted, inbox, stored, tmp_path):
     places = {"rotted": MODEL[:-1] + b"?", "short": MODEL[:-1], "long": MODEL + b"?"}
     for name, data in places.items():
@@ -262,6 +269,7 @@ def test_a_copy_on_a_block_that_cannot_be_read_is_passed_over(web, trusted, inbo
     assert list(files_of(inbox)) == ["model.onnx"]
 
 
+@pytest.mark.attack
 def test_a_tag_that_is_damaged_does_no_harm(web, trusted, inbox, stored):
     inbox.mkdir()
     (inbox / "model.onnx.part").write_bytes(MODEL[:5000])

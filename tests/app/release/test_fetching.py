@@ -206,12 +206,14 @@ def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(line, tr
     assert len(line.passed) == 6
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("length", ["300100", "1", "100000", "0", "abc", "-5", "99999999999999999999", "300000, 1"])
 def test_a_server_that_lies_about_the_length(line, trusted, inbox, length):
     line.faults = [Fault(head=with_header("Content-Length", length))]
     assert fetch(line, trusted, inbox) == MODEL
 
 
+@pytest.mark.attack
 def test_a_server_that_goes_on_lying_about_the_length_is_given_up(line, trusted, inbox):
     line.always = Fault(head=with_header("Content-Length", "0"))
     with pytest.raises(TransportFailed, match="did not arrive"):
@@ -240,6 +242,7 @@ def test_a_line_that_always_stalls_is_given_up_in_time(line, trusted, inbox):
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.attack
 def test_a_body_that_drips_comes_to_an_end(line, trusted, inbox):
     head = head_bytes(line, trusted, inbox / "whole")
     line.faults = [Fault(drip=head + len(MODEL) - 150)]
@@ -258,6 +261,7 @@ def test_mutant_without_a_least_rate_a_drip_goes_on_to_its_end(line, trusted, in
     assert len(line.passed) == 1
 
 
+@pytest.mark.attack
 def test_a_head_that_drips_comes_to_an_end(line, trusted, inbox):
     line.always = Fault(drip=0)
     began = time.monotonic()
@@ -277,6 +281,7 @@ def test_mutant_with_timeouts_alone_a_dripping_head_goes_on_to_its_end(line, tru
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+@pytest.mark.attack
 def test_the_length_of_a_chunk_that_drips_comes_to_an_end(line, trusted, inbox):
     """No byte of the body comes, so no rate is measured; and no wait for the next byte is long."""
     line.faults = [Fault(answer=CHUNKED + b"0" * 1000 + b"\r\n", drip=len(CHUNKED))]
@@ -301,6 +306,7 @@ HEADS = [
 ]
 
 
+@pytest.mark.attack
 def test_whatever_a_server_answers_ends_in_an_error_of_ours(line, trusted, inbox):
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -319,6 +325,7 @@ def test_whatever_a_server_answers_ends_in_an_error_of_ours(line, trusted, inbox
             raise AssertionError(bytes(answer)) from error
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "location",
     [
@@ -339,6 +346,7 @@ def test_a_redirect_that_makes_no_sense_ends_in_an_error_of_ours(line, trusted, 
         fetch(line, trusted, inbox, retries=0)
 
 
+@pytest.mark.attack
 def test_a_circle_of_redirects_ends(line, trusted, inbox, stored):
     line.always = Fault(answer=status(302, Location=f"/{stored}"))
     with pytest.raises(TransportFailed, match="redirects too often"):
@@ -387,6 +395,7 @@ def test_mutant_without_a_bound_on_tries_a_busy_server_is_asked_on_and_on(line, 
     assert len(line.passed) == 61
 
 
+@pytest.mark.attack
 def test_one_flipped_bit_on_the_way_is_refused_and_leaves_nothing(line, trusted, inbox, put):
     changed = bytearray(MODEL)
     changed[123_456] ^= 4

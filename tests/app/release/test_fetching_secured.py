@@ -74,6 +74,7 @@ def test_a_private_authority_is_believed_where_it_is_configured(lead, authority)
     assert got(reach(secured(line), ca_file=str(authority.file))) == DATA
 
 
+@pytest.mark.attack
 def test_a_private_authority_is_not_believed_by_itself_and_not_asked_twice(lead):
     line, waits = lead(), Waits()
     with pytest.raises(
@@ -84,16 +85,19 @@ def test_a_private_authority_is_not_believed_by_itself_and_not_asked_twice(lead)
     assert len(line.passed) == 1
 
 
+@pytest.mark.attack
 def test_another_private_authority_is_not_enough(lead, tmp_path):
     with pytest.raises(TransportFailed, match="is not believed"):
         got(reach(secured(lead()), ca_file=str(Authority(tmp_path / "other").file)))
 
 
+@pytest.mark.attack
 def test_a_certificate_for_another_name_is_not_believed(lead, authority):
     with pytest.raises(TransportFailed, match=r"is not believed.*127\.0\.0\.1"):
         got(reach(secured(lead(NAMED)), ca_file=str(authority.file)))
 
 
+@pytest.mark.attack
 def test_a_certificate_of_the_future_is_not_believed_on_a_clock_that_is(lead, authority):
     with pytest.raises(TransportFailed, match=r"is not believed.*not yet valid.*clock"):
         got(reach(secured(lead(begins=FUTURE)), ca_file=str(authority.file)))

@@ -46,6 +46,7 @@ def test_an_empty_passphrase_is_refused(tmp_path):
     assert not (tmp_path / "keys").exists()
 
 
+@pytest.mark.attack
 def test_no_key_is_in_the_clear(tmp_path):
     key = Ed25519PrivateKey.generate()
     data = keyfile.encrypt(key, b"words", CHEAP)
@@ -54,6 +55,7 @@ def test_no_key_is_in_the_clear(tmp_path):
         load_pem_private_key(data, None)
 
 
+@pytest.mark.attack
 def test_a_guess_at_the_passphrase_is_dear_and_dearer_than_the_librarys_own():
     """The library's default costs well under a millisecond; ours is at least 50 ms on any machine of today."""
 
@@ -72,6 +74,7 @@ def test_a_guess_at_the_passphrase_is_dear_and_dearer_than_the_librarys_own():
     assert ours > 50 * theirs
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666, 0o610])
 def test_a_key_that_others_can_reach_is_not_used(tmp_path, mode):
     path = tmp_path / "key.pem"
@@ -82,6 +85,7 @@ def test_a_key_that_others_can_reach_is_not_used(tmp_path, mode):
     assert caught.value.hint == f"chmod 600 {path}"
 
 
+@pytest.mark.attack
 def test_a_wrong_passphrase_a_damaged_file_and_another_kind_of_key_are_refused(tmp_path):
     path = tmp_path / "key.pem"
     keyfile.write(path, Ed25519PrivateKey.generate(), "words", Disk(), CHEAP)

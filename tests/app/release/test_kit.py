@@ -47,6 +47,7 @@ def test_a_sealed_kit_is_whole_wherever_it_is_copied(publisher, kit, tmp_path):
     assert (found.kit.platform, found.kit.version, found.fresh) == ("rpi", "0.1.0", True)
 
 
+@pytest.mark.attack
 def test_one_flipped_bit_in_any_file_is_found(publisher, kit):
     for name, good in files_of(kit).items():
         path = kit / name
@@ -61,6 +62,7 @@ def test_one_flipped_bit_in_any_file_is_found(publisher, kit):
     assert check(publisher, kit), "the mutant: with every bit back in its place the kit is whole"
 
 
+@pytest.mark.attack
 def test_a_flipped_bit_in_any_byte_of_the_list_itself_is_found(publisher, kit):
     """Judged as `verify` does; the rest of the kit need not be read two thousand times for that."""
     good = (kit / kits.FILE_NAME).read_bytes()
@@ -74,6 +76,7 @@ def test_a_flipped_bit_in_any_byte_of_the_list_itself_is_found(publisher, kit):
             pytest.fail(f"byte {place}: {bytes(bad[place - 10 : place + 10])!r}")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("change", ["a space", "a field", "a signature twice"])
 def test_a_list_that_means_the_same_but_was_written_otherwise_is_refused(publisher, kit, change):
     path = kit / kits.FILE_NAME
@@ -88,18 +91,21 @@ def test_a_list_that_means_the_same_but_was_written_otherwise_is_refused(publish
         check(publisher, kit)
 
 
+@pytest.mark.attack
 def test_a_file_too_many_is_named(publisher, kit):
     (kit / "debs" / "evil.deb").write_bytes(b"x")
     with pytest.raises(UntrustedRelease, match=r"debs/evil\.deb is not of this kit"):
         check(publisher, kit)
 
 
+@pytest.mark.attack
 def test_a_missing_file_is_named(publisher, kit):
     (kit / "image.tar").unlink()
     with pytest.raises(UntrustedRelease, match=r"image\.tar is missing"):
         check(publisher, kit)
 
 
+@pytest.mark.attack
 def test_a_link_to_the_very_same_bytes_is_refused(publisher, kit, tmp_path):
     shutil.move(kit / "image.tar", tmp_path / "image.tar")
     (kit / "image.tar").symlink_to(tmp_path / "image.tar")
@@ -107,18 +113,21 @@ def test_a_link_to_the_very_same_bytes_is_refused(publisher, kit, tmp_path):
         check(publisher, kit)
 
 
+@pytest.mark.attack
 def test_a_file_cut_short_is_named_with_both_lengths(publisher, kit):
     (kit / "image.tar").write_bytes((kit / "image.tar").read_bytes()[:1000])
     with pytest.raises(UntrustedRelease, match=r"image\.tar has 1000 bytes, not 4000"):
         check(publisher, kit)
 
 
+@pytest.mark.attack
 def test_a_kit_of_another_publisher_is_refused(publisher, kit, tmp_path):
     other = Publisher(tmp_path / "other")
     with pytest.raises(UntrustedRelease, match=r"not signed by the targets key"):
         check(publisher, kit, other.root)
 
 
+@pytest.mark.attack
 def test_a_list_signed_by_a_key_of_another_role_is_refused(publisher, kit, monkeypatch):
     (kit / kits.FILE_NAME).unlink()
     ring = publisher.ring
@@ -138,6 +147,7 @@ def test_a_device_with_the_first_root_takes_a_kit_signed_after_the_targets_key_w
     assert check(publisher, folder, pinned)
 
 
+@pytest.mark.attack
 def test_a_kit_signed_by_a_key_that_the_root_no_longer_names_is_refused(publisher, kit):
     publisher.renew("targets")
     newest = (publisher.keys / "2.root.json").read_bytes()
@@ -145,6 +155,7 @@ def test_a_kit_signed_by_a_key_that_the_root_no_longer_names_is_refused(publishe
         check(publisher, kit, newest)
 
 
+@pytest.mark.attack
 def test_an_old_kit_says_that_it_is_old_and_is_still_whole(publisher, kit):
     publisher.now += 400 * DAY
     found = check(publisher, kit)
@@ -224,6 +235,7 @@ def test_a_seal_cut_at_any_instant_leaves_no_kit_or_a_whole_one(publisher, tmp_p
     assert at > 3, "cut before the file was there, while it was written, before it had its name"
 
 
+@pytest.mark.attack
 def test_fewer_signatures_than_the_root_asks_for_are_too_few(publisher, kit, tmp_path):
     """The twin with the signature taken out: nothing else about the kit changed."""
     path = kit / kits.FILE_NAME

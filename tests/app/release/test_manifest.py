@@ -56,6 +56,7 @@ def test_what_is_written_fits_the_schema():
     jsonschema.validate(json.loads(manifest.encode(decoded())), manifest.schema())
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "changes",
     [
@@ -94,6 +95,7 @@ def test_a_manifest_that_is_not_right_is_refused(changes):
         decoded(**changes)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"[]", b"\xff", b"{" * 100_000, b" " * (manifest.MOST_MANIFEST_BYTES + 1)]
 )
@@ -113,6 +115,7 @@ def test_the_variant_is_the_first_runtime_of_the_device_that_has_one():
     assert manifest.select_variant(both, "generic-amd64", ("tensorrt", "onnxruntime")).id == "onnx"
 
 
+@pytest.mark.attack
 def test_a_release_for_another_device_class_is_refused_with_what_it_is_for():
     with pytest.raises(UntrustedRelease, match="generic-amd64/onnxruntime"):
         manifest.select_variant(decoded(), "jetson-jp6", ("onnxruntime",))
@@ -122,6 +125,7 @@ def test_versions_sort_by_number():
     assert manifest.version_key("1.10.0") > manifest.version_key("1.9.9")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\x91\x80", golden.encode([golden.Case(id="x", expected={})])])
 def test_golden_files_without_a_usable_case_are_refused(data):
     with pytest.raises(UntrustedRelease):

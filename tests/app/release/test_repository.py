@@ -76,6 +76,7 @@ def test_publishing_again_changes_nothing(publisher):
     assert files_of(publisher.repository) == before
 
 
+@pytest.mark.attack
 def test_a_published_version_with_another_content_is_refused_when_signing(publisher):
     publisher.publish("1.0.0", b"one")
     with pytest.raises(BadRequest, match="published already with another content"):
@@ -95,11 +96,13 @@ def test_two_releases_signed_for_one_state_cannot_both_be_published(publisher):
     assert check(publisher).problems == ()
 
 
+@pytest.mark.attack
 def test_an_unsigned_release_is_not_published(publisher):
     with pytest.raises(BadRequest, match="is not signed"):
         publisher.put(publisher.build())
 
 
+@pytest.mark.attack
 def test_a_release_built_again_after_signing_is_not_published(publisher, tmp_path):
     first = publisher.build("1.0.0", b"one")
     publisher.sign(first)
@@ -109,6 +112,7 @@ def test_a_release_built_again_after_signing_is_not_published(publisher, tmp_pat
         publisher.put(second)
 
 
+@pytest.mark.attack
 def test_another_publishers_signature_is_not_published(publisher, tmp_path):
     stranger = Publisher(tmp_path / "stranger")
     release = publisher.build()
@@ -117,6 +121,7 @@ def test_another_publishers_signature_is_not_published(publisher, tmp_path):
         publisher.put(release)
 
 
+@pytest.mark.attack
 def test_signing_on_another_publishers_repository_is_refused(publisher, tmp_path):
     stranger = Publisher(tmp_path / "stranger")
     stranger.publish()
@@ -124,6 +129,7 @@ def test_signing_on_another_publishers_repository_is_refused(publisher, tmp_path
         repository.sign(publisher.build(), publisher.ring, stranger.repository, now=START, disk=Disk())
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("file", ["model.onnx", "golden.msgpack", "card.md"])
 def test_a_release_changed_after_it_was_built_is_not_signed(publisher, file):
     release = publisher.build()
@@ -135,6 +141,7 @@ def test_a_release_changed_after_it_was_built_is_not_signed(publisher, file):
         packed.read(release.directory)
 
 
+@pytest.mark.attack
 def test_a_stranger_in_the_release_folder_is_not_signed(publisher):
     from surefoot.release import packed
 

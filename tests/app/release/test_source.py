@@ -85,6 +85,7 @@ def test_answers_that_stay_bad_end_it(web):
     assert len(web.requests) == 4
 
 
+@pytest.mark.attack
 def test_more_than_asked_for_is_refused(web):
     for where in both(web):
         assert where.read("file.bin", len(DATA)) == DATA
@@ -92,6 +93,7 @@ def test_more_than_asked_for_is_refused(web):
             where.read("file.bin", len(DATA) - 1)
 
 
+@pytest.mark.attack
 def test_an_endless_answer_is_left(web):
     web.fail("file.bin", Fault(endless=True))
     with pytest.raises(UntrustedRelease, match="longer than it can be"):
@@ -114,6 +116,7 @@ def test_a_server_that_answers_an_earlier_range_is_skipped_through(web):
     assert got(reach(web.url), offset=70_000, here=DATA[:70_000]) == DATA
 
 
+@pytest.mark.attack
 def test_a_server_that_answers_a_later_range_is_refused(web):
     web.fail("file.bin", Fault(start=80_000))
     with pytest.raises(TransportFailed, match="another range"):
@@ -146,6 +149,7 @@ def test_mutant_without_if_range_two_files_are_glued_together(web, monkeypatch):
         test_a_file_that_changes_meanwhile_is_not_glued_together(web)
 
 
+@pytest.mark.attack
 def test_a_part_of_another_file_from_a_server_that_ignores_if_range_is_not_taken(web):
     web.fail("file.bin", Fault(unconditional=True))
     where = reach(web.url)
@@ -229,6 +233,7 @@ def test_a_server_may_say_when_to_come_back(web, status, headers, wait_s):
     assert waits == [wait_s]
 
 
+@pytest.mark.attack
 def test_a_server_that_asks_for_too_long_is_left(web):
     waits = Waits()
     web.fail("file.bin", Fault(status=429, headers={"Retry-After": "3600"}))
@@ -250,6 +255,7 @@ def test_a_cap_holds_the_rate(web):
     assert now[0] == pytest.approx(2 * len(DATA) / 50_000)
 
 
+@pytest.mark.attack
 def test_an_encoding_that_was_not_asked_for_is_refused(web):
     web.fail("file.bin", Fault(headers={"Content-Encoding": "gzip"}))
     with pytest.raises(TransportFailed, match=r"form that was not asked for.*gzip"):
@@ -280,6 +286,7 @@ def test_a_redirect_keeps_the_range(web):
     assert web.asked("file.bin") == ["bytes=70000-", "bytes=70000-"]
 
 
+@pytest.mark.attack
 def test_redirects_in_a_circle_end(web):
     web.fail("file.bin", *(Fault(location="/file.bin") for _ in range(50)))
     with pytest.raises(TransportFailed, match="redirects too often"):
@@ -287,6 +294,7 @@ def test_redirects_in_a_circle_end(web):
     assert len(web.requests) == over_web.MOST_REDIRECTS + 1
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_a_redirect_elsewhere_is_not_followed(web, target):
     web.fail("file.bin", Fault(location=target))
@@ -294,6 +302,7 @@ def test_a_redirect_elsewhere_is_not_followed(web, target):
         got(reach(web.url))
 
 
+@pytest.mark.attack
 def test_https_is_never_left_by_a_redirect():
     """The rule alone."""
     with pytest.raises(TransportFailed, match="where we do not follow"):
@@ -301,12 +310,14 @@ def test_https_is_never_left_by_a_redirect():
     assert over_web.redirected("http://example.org/a", "https://example.org/b") == "https://example.org/b"
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("location", ["", "http://[broken/", "https://"])
 def test_a_redirect_to_nowhere_is_refused(location):
     with pytest.raises(TransportFailed, match="where we do not follow"):
         over_web.redirected("http://example.org/a", location)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "relative",
     ["../secret", "/etc/passwd", "a/../../secret", "", ".", "..", "a//b", "a\\b", "a\x00b", ".hidden", "a/./b"],
@@ -318,6 +329,7 @@ def test_paths_that_lead_out_are_refused(web, relative):
     assert web.requests == []
 
 
+@pytest.mark.attack
 def test_a_link_out_of_the_folder_is_refused(web):
     (web.folder / "link.json").symlink_to(web.folder.parent / "secret")
     with pytest.raises(UntrustedRelease, match="leads out"):
@@ -334,6 +346,7 @@ def test_a_repository_reached_through_a_link_is_read(web, tmp_path):
     assert got(FileSource(tmp_path / "link")) == DATA
 
 
+@pytest.mark.attack
 def test_a_pipe_does_not_stop_us(web):
     os.mkfifo(web.folder / "pipe.json")
     with pytest.raises(UntrustedRelease, match="not a plain file"):

@@ -24,8 +24,6 @@ from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import NAME, START, Cut, CuttingDisk, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 
-pytestmark = pytest.mark.attack
-
 
 def test_a_first_refresh_walks_and_keeps_everything(publisher, store):
     publisher.publish("1.0.0")
@@ -79,6 +77,7 @@ def test_a_device_without_a_root_says_so(tmp_path, publisher):
         refresh(TrustStore(tmp_path / "empty", Disk()), publisher)
 
 
+@pytest.mark.attack
 def test_the_same_root_again_changes_nothing_and_another_is_refused(tmp_path, publisher, store):
     store.initialise(publisher.root)
     stranger = Publisher(tmp_path / "stranger")
@@ -86,6 +85,7 @@ def test_the_same_root_again_changes_nothing_and_another_is_refused(tmp_path, pu
         store.initialise(stranger.root)
 
 
+@pytest.mark.attack
 def test_a_root_that_was_walked_to_is_no_other_root(publisher, store):
     publisher.publish()
     newer = publisher.renew().read_bytes()
@@ -96,6 +96,7 @@ def test_a_root_that_was_walked_to_is_no_other_root(publisher, store):
     store.initialise(newer)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"\xff\x00", b"[" * 100_000, b'{"signed": {"_type": "root"}, "signatures": []}']
 )
@@ -104,6 +105,7 @@ def test_what_is_no_root_is_not_pinned(tmp_path, data):
         TrustStore(tmp_path / "trust", Disk()).initialise(data)
 
 
+@pytest.mark.attack
 def test_a_root_that_lacks_a_signature_is_not_pinned(tmp_path, publisher):
     metadata = Metadata.from_bytes(publisher.root)
     metadata.signatures.popitem()
@@ -111,6 +113,7 @@ def test_a_root_that_lacks_a_signature_is_not_pinned(tmp_path, publisher):
         TrustStore(tmp_path / "trust", Disk()).initialise(metadata.to_bytes())
 
 
+@pytest.mark.attack
 def test_another_publishers_repository_is_refused(tmp_path, publisher, store):
     stranger = Publisher(tmp_path / "stranger")
     stranger.publish()
@@ -131,6 +134,7 @@ def edit(path: Path, change) -> None:
     path.write_bytes(json.dumps(document, separators=(",", ":"), sort_keys=True).encode())
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("role", ["timestamp", "1.snapshot", "1.targets"])
 def test_metadata_changed_after_signing_is_refused(publisher, store, role):
     publisher.publish()
@@ -141,6 +145,7 @@ def test_metadata_changed_after_signing_is_refused(publisher, store, role):
     refused(store, publisher, f"{role.split('.')[-1]}.json is not")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("role", ["timestamp", "1.snapshot", "1.targets", "2.root"])
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", b"\xff\xfe", b"[" * 10_000, b'{"signatures": [], "signed": {}}'])
 def test_metadata_that_is_none_is_refused(publisher, store, role, data):
@@ -152,6 +157,7 @@ def test_metadata_that_is_none_is_refused(publisher, store, role, data):
     refused(store, publisher, f"{role.split('.')[-1]}.json")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("role", "most"), [("timestamp", 16_384), ("2.root", 512_000)])
 def test_endless_metadata_is_refused(publisher, store, role, most):
     publisher.publish()
@@ -159,6 +165,7 @@ def test_endless_metadata_is_refused(publisher, store, role, most):
     refused(store, publisher, "longer than it can be")
 
 
+@pytest.mark.attack
 def test_a_snapshot_longer_than_signed_is_refused_before_it_is_read(publisher, store):
     publisher.publish()
     path = publisher.repository / "metadata/1.snapshot.json"
@@ -166,6 +173,7 @@ def test_a_snapshot_longer_than_signed_is_refused_before_it_is_read(publisher, s
     refused(store, publisher, "longer than it can be")
 
 
+@pytest.mark.attack
 def test_the_case_of_a_signature_is_no_room_to_change_a_bit(publisher, store):
     publisher.publish()
 
@@ -176,6 +184,7 @@ def test_the_case_of_a_signature_is_no_room_to_change_a_bit(publisher, store):
     refused(store, publisher, "a signature that was not written so")
 
 
+@pytest.mark.attack
 def test_too_few_signatures_of_a_new_root_are_refused(publisher, store):
     publisher.publish()
     publisher.renew()
@@ -184,6 +193,7 @@ def test_too_few_signatures_of_a_new_root_are_refused(publisher, store):
     refused(store, publisher, "root.json is not signed by enough")
 
 
+@pytest.mark.attack
 def test_a_new_root_by_a_stranger_is_refused(tmp_path, publisher, store):
     publisher.publish()
     stranger = Publisher(tmp_path / "stranger")
@@ -191,6 +201,7 @@ def test_a_new_root_by_a_stranger_is_refused(tmp_path, publisher, store):
     refused(store, publisher, "root.json is not signed by enough")
 
 
+@pytest.mark.attack
 def test_a_root_that_jumps_a_version_is_refused(publisher, store):
     publisher.publish()
     publisher.renew()
@@ -199,6 +210,7 @@ def test_a_root_that_jumps_a_version_is_refused(publisher, store):
     refused(store, publisher, "version that must not be")
 
 
+@pytest.mark.attack
 def test_a_stolen_online_key_cannot_sign_releases(publisher, store):
     """The timestamp key signs targets of its own: they do not count."""
     publisher.publish()
@@ -222,6 +234,7 @@ def test_a_stolen_online_key_cannot_sign_releases(publisher, store):
 # -- old and mixed metadata ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack
 def test_an_older_repository_is_refused(publisher, store):
     publisher.publish("1.0.0")
     old = publisher.snapshot_of_now()
@@ -231,6 +244,7 @@ def test_an_older_repository_is_refused(publisher, store):
     refused(store, publisher, "timestamp.json has a version that must not be", old, "untrusted")
 
 
+@pytest.mark.attack
 def test_an_older_repository_is_refused_even_if_only_its_timestamp_was_seen(publisher, store):
     """The newer timestamp counts from the moment it was verified, although its snapshot never came."""
     publisher.publish("1.0.0")
@@ -242,6 +256,7 @@ def test_an_older_repository_is_refused_even_if_only_its_timestamp_was_seen(publ
     refused(store, publisher, "timestamp.json has a version that must not be", old)
 
 
+@pytest.mark.attack
 def test_targets_never_go_back_even_under_a_new_timestamp(publisher, store):
     """Whoever holds the online keys cannot hide a release again."""
     publisher.publish("1.0.0")
@@ -258,6 +273,7 @@ def test_targets_never_go_back_even_under_a_new_timestamp(publisher, store):
     refused(store, publisher, "snapshot.json has a version that must not be", old)
 
 
+@pytest.mark.attack
 def test_a_mix_of_two_states_is_refused(publisher, store):
     publisher.publish("1.0.0")
     old = publisher.snapshot_of_now()
@@ -371,6 +387,7 @@ def test_a_release_that_is_not_there_is_said_with_those_that_are(publisher, stor
     assert trusted.versions("nothing") == []
 
 
+@pytest.mark.attack
 def test_no_exception_of_tuf_gets_out(publisher, store):
     """Every single-byte change of a timestamp gives an error of ours or nothing at all."""
     publisher.publish("1.0.0")

@@ -17,11 +17,10 @@ from surefoot.release.trust import TrustStore
 from tests.app.release.publishing import DAY, NAME, START, Publisher, files_of
 from tests.app.release.refreshing import refresh, refused
 
-pytestmark = pytest.mark.attack
-
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack
 def test_expired_metadata_stops_a_device_with_a_trusted_clock(publisher, store, clock):
     publisher.publish("1.0.0")
     clock.moment = START + timedelta(days=15)
@@ -32,6 +31,7 @@ def test_expired_metadata_stops_a_device_with_a_trusted_clock(publisher, store, 
     assert "surefoot release refresh" in caught.value.hint
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("days", "role"), [(61, "snapshot"), (1826, "targets"), (3651, "root")], ids=["snapshot", "targets", "root"]
 )
@@ -59,6 +59,7 @@ def test_a_refresh_of_the_publisher_makes_it_fresh_again(publisher, store, clock
     assert refresh(store, publisher).freshness == "proven"
 
 
+@pytest.mark.attack
 def test_expired_metadata_on_an_untrusted_clock_is_taken_as_unproven(publisher, store, clock):
     publisher.publish("1.0.0")
     clock.moment, clock.known = START + timedelta(days=400), False
@@ -83,6 +84,7 @@ def test_the_operator_decides_for_the_clock(publisher, store, clock):
     refused(store, publisher, "has expired", mode="trusted")
 
 
+@pytest.mark.attack
 def test_what_expired_before_the_floor_is_refused_on_any_clock(publisher, store, clock):
     """The device saw metadata of day 100; what ended before that is old, whatever its clock says."""
     publisher.publish("1.0.0")
@@ -98,6 +100,7 @@ def test_what_expired_before_the_floor_is_refused_on_any_clock(publisher, store,
     refused(store, publisher, "timestamp.json has expired", frozen)
 
 
+@pytest.mark.attack
 def test_the_floor_is_the_newest_signed_issue_time_and_never_sinks(publisher, store, clock):
     assert store.floor() == BUILD_TIME
     publisher.publish("1.0.0")
@@ -115,6 +118,7 @@ def test_the_floor_is_the_newest_signed_issue_time_and_never_sinks(publisher, st
     assert store.floor() == BUILD_TIME
 
 
+@pytest.mark.attack
 def test_a_clock_before_the_floor_is_wrong_whatever_is_said_of_it(publisher, store, clock):
     publisher.publish("1.0.0")
     refresh(store, publisher)
@@ -124,6 +128,7 @@ def test_a_clock_before_the_floor_is_wrong_whatever_is_said_of_it(publisher, sto
     assert current is not None and current.freshness == "unproven"
 
 
+@pytest.mark.attack
 def test_metadata_signed_in_the_future_does_not_lift_the_floor(publisher, store, clock):
     publisher.now = START + timedelta(days=3)
     publisher.publish("1.0.0")
@@ -141,6 +146,7 @@ def test_the_present_state_goes_stale_with_time_but_stays(publisher, store, cloc
     assert current is not None and (current.freshness, current.versions(NAME)) == ("unproven", ["1.0.0"])
 
 
+@pytest.mark.attack
 def test_a_device_offline_for_two_years_walks_all_roots_and_takes_a_fresh_release(publisher, store, clock):
     publisher.publish("1.0.0")
     refresh(store, publisher)
@@ -162,6 +168,7 @@ def test_a_device_offline_for_two_years_walks_all_roots_and_takes_a_fresh_releas
 # -- rotation --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "root"])
 def test_a_replaced_key_is_followed_and_the_old_one_no_longer_counts(tmp_path, publisher, store, role):
     publisher.publish("1.0.0")
@@ -209,6 +216,7 @@ def test_readers_on_both_sides_of_a_change_of_keys_can_verify(tmp_path, publishe
     assert refresh(store, publisher).root_version == 2
 
 
+@pytest.mark.attack
 def test_a_fast_forwarded_timestamp_is_recovered_from_by_a_new_key(publisher, store):
     publisher.publish("1.0.0")
     ring = publisher.ring
@@ -226,6 +234,7 @@ def test_a_fast_forwarded_timestamp_is_recovered_from_by_a_new_key(publisher, st
     assert refresh(store, publisher).timestamp_version == 2
 
 
+@pytest.mark.attack
 def test_a_damaged_kept_root_is_fetched_again_and_a_damaged_pin_is_said(publisher, store):
     publisher.publish("1.0.0")
     publisher.renew()
@@ -240,6 +249,7 @@ def test_a_damaged_kept_root_is_fetched_again_and_a_damaged_pin_is_said(publishe
     assert store.current() is None
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
 def test_damaged_kept_metadata_is_fetched_again(publisher, store, role):
     publisher.publish("1.0.0")

@@ -47,6 +47,7 @@ def test_a_repository_with_a_history_is_whole(lived_in):
     found.raise_if_bad()
 
 
+@pytest.mark.attack
 def test_any_flipped_bit_in_any_file_is_found(lived_in, copy, told):
     """Every file; its first and last byte, and twelve more places at random."""
     seed = random.SystemRandom().randrange(1 << 32)
@@ -65,6 +66,7 @@ def test_any_flipped_bit_in_any_file_is_found(lived_in, copy, told):
     assert problems(lived_in, copy) == ()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("name", ["2.root.json", "1.targets.json", "timestamp.json"])
 def test_every_single_bit_of_a_signature_counts(lived_in, copy, name):
     """The case of a hex digit leaves the signature good: the form is compared as well."""
@@ -90,6 +92,7 @@ def test_mutant_without_the_form_of_signatures_a_changed_case_goes_unseen(lived_
     assert problems(lived_in, copy) == ()
 
 
+@pytest.mark.attack
 def test_every_missing_file_is_found(lived_in, copy):
     for name, data in files_of(copy).items():
         (copy / name).unlink()
@@ -97,6 +100,7 @@ def test_every_missing_file_is_found(lived_in, copy):
         (copy / name).write_bytes(data)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "name",
     [
@@ -116,6 +120,7 @@ def test_what_no_metadata_names_is_found(lived_in, copy, name):
     assert any(name in problem for problem in problems(lived_in, copy))
 
 
+@pytest.mark.attack
 def test_links_and_pipes_are_found_and_not_followed(lived_in, copy, tmp_path):
     (copy / "link").symlink_to("/etc")
     assert any("link is not a plain file" in problem for problem in problems(lived_in, copy))
@@ -132,6 +137,7 @@ def test_links_and_pipes_are_found_and_not_followed(lived_in, copy, tmp_path):
     assert problems(lived_in, copy)
 
 
+@pytest.mark.attack
 def test_every_extra_metadata_version_is_found(lived_in, copy):
     for name in ("9.targets.json", "9.snapshot.json", "9.root.json"):
         role = name.split(".")[1]
@@ -140,6 +146,7 @@ def test_every_extra_metadata_version_is_found(lived_in, copy):
         (copy / "metadata" / name).unlink()
 
 
+@pytest.mark.attack
 def test_another_publishers_whole_repository_is_refused_by_the_pinned_root(lived_in, tmp_path):
     stranger = Publisher(tmp_path / "stranger")
     stranger.publish()
@@ -156,6 +163,7 @@ def test_expired_metadata_is_a_problem(lived_in):
         found.raise_if_bad()
 
 
+@pytest.mark.attack
 def test_signed_metadata_that_leaves_a_file_out_is_not_published(publisher):
     """Signed with the right key, but the manifest names another artifact: no device could install it."""
     release = publisher.build()

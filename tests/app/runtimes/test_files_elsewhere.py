@@ -13,8 +13,6 @@ from surefoot.runtimes.protocol import ModelRefused, Options
 from tests.app.release import tiny_onnx
 from tests.app.release.tiny_onnx import stripes_model, stripes_weights
 
-pytestmark = pytest.mark.attack
-
 ARTIFACTS = Path(__file__).parents[3] / "models/fashion_mnist/artifacts"
 
 
@@ -28,6 +26,7 @@ def slot(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("where", ["weights", "../secret", "../slot/../secret", "link", "absolute"])
 def test_a_model_gets_at_no_other_file(slot, where):
     location = str(slot.parent / "secret") if where == "absolute" else where
@@ -74,6 +73,7 @@ PLACES = (
 )  # fmt: skip
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     ("said", "elsewhere"),
@@ -94,6 +94,7 @@ def test_real_models_are_whole(path):
     assert not names_other_files(path)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -112,6 +113,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path, data, reason):
     assert reason in caught.value.found
 
 
+@pytest.mark.attack
 def test_parts_that_lie_too_deep_are_refused(tmp_path):
     graph = b""
     for _ in range(60):
