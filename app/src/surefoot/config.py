@@ -52,6 +52,8 @@ class Trial(Section, frozen=True, kw_only=True):
     tries: Annotated[int, Meta(ge=1, le=100)] = 3
     min_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
     min_inferences: Annotated[int, Meta(ge=1)] = 30
+    retries: Annotated[int, Meta(ge=0, le=100)] = 3  # of a release whose tries were used up, by the device itself
+    retry_after_s: Seconds = 3600.0  # of confirmed service in one boot before the first; doubled each time, to a day
 
 
 class Storage(Section, frozen=True, kw_only=True):

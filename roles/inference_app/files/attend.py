@@ -90,11 +90,12 @@ def main(apps, run_dir, *options):
     """Returns the exit status: 0 only where systemd asked for the end."""
     signal.signal(signal.SIGTERM, stop)
     try:
-        with open(f"{apps}/current/image", encoding="utf-8") as noted:  # noqa: PTH123  # pathlib would stay in memory
+        app = os.path.realpath(f"{apps}/current")  # once: the link may name another one a moment later
+        with open(f"{app}/image", encoding="utf-8") as noted:  # noqa: PTH123  # pathlib would stay in memory
             image = noted.read().strip()
         # Of an attendant that was killed.
         subprocess.run([DOCKER, "rm", "--force", NAME], capture_output=True, check=False)
-        if not docker("run", "--detach", f"--name={NAME}", *options, image):
+        if not docker("run", "--detach", f"--name={NAME}", f"--env=SUREFOOT_APP={app}", *options, image):
             return 1
         process = first_process()
         if process is not None:

@@ -57,6 +57,7 @@ DONE = {
     ("trial", "active", "confirm"): "confirmed",
     ("trial", "active", "reject"): "empty",
     ("trial", "active", "revert"): "ready",
+    ("trial", "active", "exhaust"): "ready",
     ("trial", "active", "rollback"): "ready",
     ("trial", "active", "lose"): "empty",
     ("confirmed", "inactive", "archive"): "archiving",
@@ -70,7 +71,7 @@ DONE = {
     ("archiving", "inactive", "fill"): "filling",
     ("archiving", "inactive", "clear"): "empty",
 }
-GIVES_WAY = {"reject", "revert", "rollback", "lose"}
+GIVES_WAY = {"reject", "revert", "exhaust", "rollback", "lose"}
 
 
 def test_the_legal_situations_are_these() -> None:

@@ -145,7 +145,7 @@ def test_memory_that_is_not_there_is_a_refusal_before_anything_is_loaded(
     ("change", "format_", "found"),
     [
         (lambda body: body.clear(), 2, "format 2"),
-        (lambda body: body.update(format=2), 1, "state format 2"),
+        (lambda body: body.update(format=3), 1, "state format 3"),
         (lambda body: body["slots"]["a"].update(status="paused"), 1, "paused"),
     ],
     ids=["another envelope", "another state", "a status that this app does not know"],
@@ -213,8 +213,8 @@ def test_mutant_without_its_look_at_formats_an_app_believes_a_newer_state(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (0, 1):
-        rewrite(device, number, lambda body: body.update(format=2))
-    monkeypatch.setattr(kept, "FORMAT", 2)
+        rewrite(device, number, lambda body: body.update(format=3))
+    monkeypatch.setattr(kept, "FORMAT", 3)
     assert golden(device.config, "tiny").ok
 
 

@@ -167,7 +167,7 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
 
     config = device_config(context)
     names = [name] if name else Store.names(config.models_dir)
-    reports = [report(_store(context, each)) for each in names]
+    reports = [_waiting(config, report(_store(context, each))) for each in names]
     if name:
         emit(as_json, reports[0], lambda: _status_text(reports[0]))
     else:
@@ -253,7 +253,39 @@ def _store(context: click.Context, name: str) -> Any:
 
     config = device_config(context)
     Store.require(config.models_dir, name)
-    return Store(config.models_dir, name, storage=config.storage, tries=config.trial.tries)
+    trial = config.trial
+    return Store(config.models_dir, name, storage=config.storage, tries=trial.tries, retries=trial.retries)
+
+
+def _waiting(config: Any, found: Any) -> Any:
+    """A report with what only the server knows: how long a release that was put off still waits."""
+    if found.put_off is None or not found.put_off.again:
+        return found
+    import msgspec
+
+    from surefoot.errors import SurefootError
+    from surefoot.serving.admin import AdminClient
+
+    try:
+        models = AdminClient.connect(config).status().models
+    except SurefootError:
+        return found
+    again = next((each.again for each in models if each.name == found.name), None)
+    if again is None or again.slot != found.put_off.slot:
+        return found
+    put_off = msgspec.structs.replace(found.put_off, left_s=again.left_s, why=again.waits_for or found.put_off.why)
+    return msgspec.structs.replace(found, put_off=put_off)
+
+
+def _put_off_text(put_off: Any) -> str:
+    said = f"   put off: {put_off.version}, {put_off.times} of {put_off.retries + 1} times"
+    if not put_off.again:
+        return f"{said}: {put_off.why}; it stays ready until somebody activates it"
+    if put_off.left_s is None:
+        return f"{said}: tried again once a server has served for long enough"
+    if put_off.left_s <= 0:
+        return f"{said}: tried again now, or waits: {put_off.why}"
+    return f"{said}: tried again in {max(1, round(put_off.left_s / 60))} min of confirmed service"
 
 
 def _switched(done: Any) -> str:
@@ -273,6 +305,8 @@ def _status_text(found: Any) -> str:
         lines.append(f" {mark} {slot}  {content.status:<10} {what}")
     if found.trial:
         lines.append(f"   trial: try {found.trial.tries} of {found.trial.allowed}")
+    if found.put_off:
+        lines.append(_put_off_text(found.put_off))
     lines += [f"   before: {each.version} ({each.where})" for each in found.previous]
     lines += [f"   quarantined: {each.version} {each.digest[:12]}: {each.reason}" for each in found.quarantine]
     if found.held:

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 from surefoot.config import Config
 from surefoot.durable import Disk
 from surefoot.errors import DeviceUnable, SurefootError
+from surefoot.serving.again import Again
 from surefoot.serving.gatekeeper import Gatekeeper
 from surefoot.serving.process import epitaph
 from surefoot.serving.shadow import ModelShadow
 from surefoot.serving.status import SwapReport
 from surefoot.serving.swap import ModelSwap, NotLoaded, Serving
+from surefoot.slots.state import Slot
 from surefoot.slots.store import Store, TriesUsedUp
 
 BACKOFF_FIRST_S = 0.1
@@ -39,6 +42,7 @@ class ModelKeeper:
         self._store = open_store(config, name)
         self.swap = ModelSwap(config, self._store, traffic)
         self.shadow = ModelShadow(config, open_store(config, name), traffic)
+        self.again = Again(config.trial)
         self.restarts = 0
         self.reason = ""
         self.loading = False
@@ -105,6 +109,34 @@ class ModelKeeper:
         finally:
             self.loading = False
 
+    async def due(self) -> Slot | None:
+        """The slot whose release was put off and is to be tried again now. To be asked now and then, for it counts."""
+
+        def look() -> Slot | None:
+            state, current = open_store(self._config, self.name).read(), self.current
+            serves = current is not None and state.serving is not None and current.loaded.digest == state.serving.digest
+            return self.again.look(state, serves=serves)
+
+        return await asyncio.to_thread(look)
+
+    async def try_again(self, slot: Slot) -> None:
+        """Put a release that is due on trial once more, unless somebody else is at work on the model."""
+
+        def begin() -> None:
+            store = open_store(self._config, self.name)
+            with store.operation("try again"):
+                store.try_again(slot)
+
+        log.info("%s: the release in slot %s was put off, and is tried again", self.name, slot)
+        await asyncio.to_thread(begin)
+        await self.catch_up()
+
+    async def migrate(self) -> None:
+        """Write the state in the format of this app, once that is confirmed itself."""
+        done = await asyncio.to_thread(open_store(self._config, self.name).migrate)
+        if done:
+            log.info("%s: %s", self.name, done)
+
     async def mend(self) -> tuple[str, ...]:
         """Something here has rotted: see ``Store.heal``. What serves follows. Returns what was done."""
         async with self._one:
@@ -141,12 +173,12 @@ class ModelKeeper:
             try:
                 await self.swap.align()
             except TriesUsedUp as error:
-                if not await self._end_trial(None, str(error), evidence=False):
+                if not await self._end_trial(None, str(error), Store.put_off):
                     raise
             except NotLoaded as error:
                 self.reason = str(error)
                 reason = f"it could not be taken into service: {error}"
-                if not await self._end_trial(error.digest, reason, evidence=error.evidence):
+                if not await self._end_trial(error.digest, reason, Store.reject if error.evidence else Store.revert):
                     raise
             else:
                 self._succeeded()
@@ -176,11 +208,11 @@ class ModelKeeper:
         error = DeviceUnable(f"the worker of {self.name} {serving.loaded.version} died", found=epitaph(code))
         self._failed(error)
         with contextlib.suppress(SurefootError):
-            await self._end_trial(serving.loaded.digest, f"{error}, on trial", evidence=True)
+            await self._end_trial(serving.loaded.digest, f"{error}, on trial", Store.reject)
         self._retry()
 
-    async def _end_trial(self, digest: str | None, reason: str, *, evidence: bool) -> bool:
-        """Send the trial back, if it still runs and is of that release (``None``: of whichever).
+    async def _end_trial(self, digest: str | None, reason: str, end: Callable[[Store, str], object]) -> bool:
+        """Send the trial back by ``end``, if it still runs and is of that release (``None``: of whichever).
 
         Whoever else changes which slot serves holds the store's operation, so that between the look and the change
         nobody can: a rejection must never hit the confirmed release. An activation that is just ending is waited for.
@@ -194,13 +226,13 @@ class ModelKeeper:
         deadline = time.monotonic() + OPERATION_WAIT_S
         while True:
             try:
-                return await asyncio.to_thread(self._end_trial_now, digest, reason, evidence)
+                return await asyncio.to_thread(self._end_trial_now, digest, reason, end)
             except OperationRunning:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(OPERATION_POLL_S)
 
-    def _end_trial_now(self, digest: str | None, reason: str, evidence: bool) -> bool:
+    def _end_trial_now(self, digest: str | None, reason: str, end: Callable[[Store, str], object]) -> bool:
         store = open_store(self._config, self.name)  # an object is for one thread
         with contextlib.ExitStack() as stack:
             try:
@@ -210,10 +242,7 @@ class ModelKeeper:
             state = store.read()
             if state.trial is None or state.serving is None or digest not in (None, state.serving.digest):
                 return False
-            if evidence:
-                store.reject(reason)
-            else:
-                store.revert(reason)
+            end(store, reason)
             return True
 
     def _retry(self) -> None:
@@ -252,4 +281,5 @@ class ModelKeeper:
 
 def open_store(config: Config, name: str) -> Store:
     """The slot store of one model."""
-    return Store(config.models_dir, name, disk=Disk(), storage=config.storage, tries=config.trial.tries)
+    trial = config.trial
+    return Store(config.models_dir, name, disk=Disk(), storage=config.storage, tries=trial.tries, retries=trial.retries)

@@ -52,6 +52,18 @@ class ScrubServing(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[str, ...] = ()
 
 
+class AgainServing(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that was put off, and that this server tries again. ``left_s``: of confirmed service until then.
+
+    ``waits_for``: what is in the way although the time has come.
+    """
+
+    slot: str
+    digest: str
+    left_s: float
+    waits_for: str = ""
+
+
 class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     """One model: what serves (``None`` where nothing does), and what its slot store says.
 
@@ -85,6 +97,7 @@ class ModelServing(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowServing | None = None
     standby: StandbyServing | None = None
     scrub: ScrubServing | None = None
+    again: AgainServing | None = None
     slots: dict[str, Any] = {}
     events: list[Any] = []
 

@@ -28,14 +28,16 @@ from surefoot.serving.admin_server import AdminServer
 from surefoot.serving.control import Counts
 from surefoot.serving.endpoint import Endpoint
 from surefoot.serving.gatekeeper import Gatekeeper
-from surefoot.serving.keeper import ModelKeeper
+from surefoot.serving.keeper import ModelKeeper, open_store
 from surefoot.serving.notify import Notifier
 from surefoot.serving.scrub import Scrubber
 from surefoot.serving.sockets import UnixSockets, check_host, open_tcp
 from surefoot.serving.status import ModelServing, ServingStatus, SwapReport
 from surefoot.slots.status import report
 from surefoot.slots.store import Store
+from surefoot.watch.doctor.files import Files
 from surefoot.watch.likeness import Tally
+from surefoot.watch.surroundings import look, too_hot
 
 EVENTS_SHOWN = 12
 CATCH_UP_S = 5.0
@@ -132,6 +134,7 @@ class Supervisor:
         serving = keeper.current
         scrub = self.scrubber.status(keeper.name)
         common = {"name": keeper.name, "restarts": keeper.restarts, "slots": slots, "events": events, "scrub": scrub}
+        common["again"] = keeper.again.status()
         if serving is None:
             active = bool(slots.get("active"))
             state = "loading" if keeper.loading else "failed" if active or keeper.reason else "empty"
@@ -188,10 +191,33 @@ class Supervisor:
                 for name in await asyncio.to_thread(Store.names, self._config.models_dir):
                     keeper = self._keeper(name)
                     await keeper.catch_up()
+                    await self._look_after(keeper)
                     keeper.shadow.follow(keeper.current)
                     await keeper.swap.standby.follow()
             except (OSError, SurefootError) as error:  # the disk does not answer now; what serves goes on
                 log.error("cannot look at the models: %s", error)
+
+    async def _look_after(self, keeper: ModelKeeper) -> None:
+        """What a model's store is owed now and then, and what may wait for the next time."""
+        try:
+            await keeper.migrate()
+            slot = await keeper.due()
+            if slot is None:
+                return
+            keeper.again.waits_for = await asyncio.to_thread(self._in_the_way)
+            if not keeper.again.waits_for:
+                await keeper.try_again(slot)
+        except DeviceUnable as error:  # another operation is under way, for one
+            if keeper.again.waits_for != str(error):
+                log.info("%s: later: %s", keeper.name, error)
+            keeper.again.waits_for = str(error)
+
+    def _in_the_way(self) -> str:
+        """Why no release may be tried again by itself now."""
+        for name in self._keepers:
+            if open_store(self._config, name).read().trial is not None:
+                return f"a release of {name} is on trial"
+        return too_hot(look(Files()), None)
 
     async def close(self) -> None:
         """Drain the gateway, then let the workers go."""

@@ -8,8 +8,9 @@ import msgspec
 
 from surefoot.durable import Disk
 from surefoot.errors import DeviceUnable
+from surefoot.slots.formats import sealed
 from surefoot.slots.layout import Layout
-from surefoot.slots.sealed import UnreadableError, newer, read_sealed, seal
+from surefoot.slots.sealed import UnreadableError, newer, read_sealed
 from surefoot.slots.state import FORMAT, State
 
 MOST_STATE_BYTES = 512 * 1024
@@ -57,7 +58,7 @@ class Copies:
         Raises:
             DeviceUnable: they could not be written, or do not hold what was written.
         """
-        data = seal(state)
+        data = sealed(state)
         self._disk.write_all(dict.fromkeys(self._layout.copies, data))
         loaded = self.load()
         if (

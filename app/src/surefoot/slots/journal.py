@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from surefoot.config import Storage
 from surefoot.durable import Disk, locked
 from surefoot.errors import DeviceUnable
-from surefoot.slots import table
+from surefoot.slots import formats, table
 from surefoot.slots.archive import Archive
 from surefoot.slots.content import Record, fault, read_record, write_record
 from surefoot.slots.copies import Copies
@@ -20,7 +20,7 @@ from surefoot.slots.layout import Layout
 from surefoot.slots.plan import settle
 from surefoot.slots.quarantine import Quarantine
 from surefoot.slots.rebuild import Found, rebuild
-from surefoot.slots.state import MOST_LINEAGE, MOST_REASON, SLOTS, Event, ReleaseRef, Slot, State
+from surefoot.slots.state import FORMAT, MOST_LINEAGE, MOST_REASON, SLOTS, Event, ReleaseRef, Slot, State
 
 STATE_LOCK_WAIT_S = 30.0
 WHAT: dict[table.Kind, str] = {
@@ -33,20 +33,37 @@ WHAT: dict[table.Kind, str] = {
     "refuse": "refused",
     "clear": "cleared",
     "activate": "activated",
+    "again": "tried again",
     "try": "tried",
     "confirm": "confirmed",
     "reject": "rejected",
     "revert": "put off",
+    "exhaust": "put off",
     "rollback": "rolled back",
     "lose": "lost",
 }
 
 
 class Journal:
-    """The state of one model on disk."""
+    """The state of one model on disk.
 
-    def __init__(self, layout: Layout, disk: Disk, storage: Storage, copies: Copies | None = None) -> None:
-        self.layout, self.disk = layout, disk
+    Args:
+        layout: where.
+        disk: how to write.
+        storage: bounds on what is kept.
+        copies: how the state is kept.
+        newest_format: the newest format of the state that may be written now.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        disk: Disk,
+        storage: Storage,
+        copies: Copies | None = None,
+        newest_format: Callable[[], int] = lambda: FORMAT,
+    ) -> None:
+        self.layout, self.disk, self.newest_format = layout, disk, newest_format
         self.keep = min(storage.steps_back + 1, MOST_LINEAGE)
         self.copies = copies or Copies(layout, disk)
         self.history = History(layout.history, disk, storage.history_bytes)
@@ -94,7 +111,7 @@ class Journal:
     def _rebuilt(self) -> State:
         name = self.layout.root.name
         if not self.layout.used():
-            return State(name)
+            return State(name, format=self.newest_format())
         records = {slot: record for slot in SLOTS if (record := read_record(self.layout.slot_record(slot)))}
         whole: dict[Slot, Record] = {
             slot: record for slot, record in records.items() if fault(self.layout.slot(slot), record.release) is None
@@ -107,7 +124,7 @@ class Journal:
             quarantine=self.quarantine.read(),
             records=tuple(records.values()),
         )
-        return rebuild(name, found)
+        return rebuild(name, found, self.newest_format())
 
     def commit(self, before: State, after: State, change: table.Change) -> State:
         """Acknowledge a change: returns when both copies hold it."""
@@ -135,11 +152,21 @@ class Journal:
             lineage=tuple(ref.digest for ref in state.lineage),
             held=state.held,
         )
-        state = msgspec.structs.replace(state, generation=state.generation + 1, event=event)
+        state = formats.kept(msgspec.structs.replace(state, generation=state.generation + 1, event=event))
         self.copies.save(state)
         if not self.postponing:
             self._follow(state)
         return state
+
+    def migrate(self) -> str:
+        """Write the state in the newest format that may be written. Returns what was done; empty where nothing was."""
+        with self.changing() as state:
+            wanted = self.newest_format()
+            if state.format >= wanted:
+                return ""
+            why = f"state format {state.format} to {wanted}"
+            self.note(msgspec.structs.replace(state, format=wanted), "migrated", why)
+            return f"migrated: {why}"
 
     def _follow(self, state: State) -> None:
         """Everything that follows the state; what fails here is made good by the next transition or recovery."""

@@ -9,6 +9,7 @@ from surefoot.release.manifest import version_key
 from surefoot.slots.content import Record
 from surefoot.slots.plan import safe
 from surefoot.slots.state import (
+    FORMAT,
     MOST_KNOWN,
     MOST_LINEAGE,
     MOST_QUARANTINED,
@@ -37,7 +38,7 @@ class Found(msgspec.Struct, frozen=True):
 NOTHING = Event(generation=0, what="", time="", monotonic_s=0.0)
 
 
-def rebuild(name: str, found: Found) -> State:
+def rebuild(name: str, found: Found, format_: int = FORMAT) -> State:
     """The state that the disk proves: confirmed is only what its record or the history says was confirmed."""
     quarantine = _quarantine(found)
     refused = {entry.digest for entry in quarantine}
@@ -69,6 +70,7 @@ def rebuild(name: str, found: Found) -> State:
             slots[slot] = SlotState("confirmed" if here.release.digest in confirmed else "staged", here.release)
     state = State(
         name,
+        format=format_,
         generation=generation,
         slots=slots,
         lineage=lineage,

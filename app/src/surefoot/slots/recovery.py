@@ -59,6 +59,7 @@ class Recoverer:
                     for step in steps:
                         self._do(step, actions)
                 if alone:
+                    actions += filter(None, [self._journal.migrate()])
                     actions += self.tidy()
             return Recovery(self._journal.read(), actions)
         except NewerFormat:

@@ -8,7 +8,8 @@ import msgspec
 
 from surefoot.release.manifest import version_key
 
-FORMAT = 1
+FORMAT = 2
+OLDEST_FORMAT = 1  # that this app still reads, and writes where it may not write the other: see formats
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 # Health of a slot. Position (which one is active) is another thing, held by State.active.
@@ -32,10 +33,14 @@ class ReleaseRef(msgspec.Struct, frozen=True):
 
 
 class SlotState(msgspec.Struct, frozen=True):
-    """One slot. ``release`` is ``None`` exactly when the status is ``empty``."""
+    """One slot. ``release`` is ``None`` exactly when the status is ``empty``.
+
+    ``put_off``: how often the trial of that release was put off since somebody activated it, its tries used up.
+    """
 
     status: Status = "empty"
     release: ReleaseRef | None = None
+    put_off: int = 0  # since format 2
 
 
 class TrialState(msgspec.Struct, frozen=True):
@@ -112,6 +117,16 @@ class State(msgspec.Struct, frozen=True):
         if self.trial is None or self.active is None:
             return None
         return other(self.active) if self.slots[other(self.active)].status == "confirmed" else None
+
+    @property
+    def waiting(self) -> Slot | None:
+        """The slot whose release was put off and may be tried again beside the confirmed one that serves."""
+        if self.active is None or self.trial is not None or self.held:
+            return None
+        here = self.slots[other(self.active)]
+        if here.status != "ready" or here.release is None or not here.put_off:
+            return None
+        return None if self.refused(here.release.digest) else other(self.active)
 
     @property
     def serving(self) -> ReleaseRef | None:

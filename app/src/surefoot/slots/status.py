@@ -13,13 +13,30 @@ if TYPE_CHECKING:
 
 
 class SlotReport(msgspec.Struct, frozen=True):
-    """One slot; the last three are ``None`` where it is empty."""
+    """One slot; ``version`` to ``variant`` are ``None`` where it is empty. ``put_off``: see ``PutOff``."""
 
     slot: Slot
     status: Status
     version: str | None
     digest: str | None
     variant: str | None
+    put_off: int = 0
+
+
+class PutOff(msgspec.Struct, frozen=True):
+    """A release whose trial was put off ``times`` times, its tries used up; tried again ``retries`` times at most.
+
+    ``again``: whether the device tries it again by itself. ``left_s``: of confirmed service until then, where a server
+    runs. ``why``: what it waits for, or why it stays ready until somebody activates it.
+    """
+
+    slot: Slot
+    version: str
+    times: int
+    retries: int
+    again: bool
+    why: str
+    left_s: float | None = None
 
 
 class Previous(msgspec.Struct, frozen=True):
@@ -54,6 +71,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     quarantine: tuple[Refused, ...]
     generation: int
     problem: str | None
+    put_off: PutOff | None = None
 
 
 def report(store: Store) -> StatusReport:
@@ -63,7 +81,33 @@ def report(store: Store) -> StatusReport:
     previous = tuple(
         Previous(ref.version, ref.digest, ref.variant, store.where(ref) or "gone") for ref in reversed(before)
     )
-    return describe(state, previous, store.storage.steps_back)
+    found = describe(state, previous, store.storage.steps_back)
+    return msgspec.structs.replace(found, put_off=put_off(state, store.retries))
+
+
+def put_off(state: State, retries: int) -> PutOff | None:
+    """The release that was put off and is ready, if there is one.
+
+    Args:
+        state: as read.
+        retries: how often it is tried again.
+    """
+    for slot in SLOTS:
+        now = state.slots[slot]
+        if now.status == "ready" and now.release is not None and now.put_off:
+            again = state.waiting == slot and now.put_off <= retries
+            if again:
+                why = "confirmed service"
+            elif state.held:
+                why = "an operator rolled back"
+            elif state.trial is not None:
+                why = "another release is on trial"
+            elif state.active is None:
+                why = "nothing confirmed serves beside it"
+            else:
+                why = "it was tried again often enough" if retries else "trial.retries is 0"
+            return PutOff(slot, now.release.version, now.put_off, retries, again, why)
+    return None
 
 
 def describe(state: State, previous: tuple[Previous, ...], steps_back: int) -> StatusReport:
@@ -98,5 +142,10 @@ def _slot(state: State, slot: Slot) -> SlotReport:
     now = state.slots[slot]
     ref = now.release
     return SlotReport(
-        slot, now.status, ref.version if ref else None, ref.digest if ref else None, ref.variant if ref else None
+        slot,
+        now.status,
+        ref.version if ref else None,
+        ref.digest if ref else None,
+        ref.variant if ref else None,
+        now.put_off,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from surefoot.config import Storage
 from surefoot.durable import Disk
 from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release.manifest import Manifest
-from surefoot.slots import admission, health, table
+from surefoot.slots import admission, formats, health, table
 from surefoot.slots.boot import boot_id
 from surefoot.slots.content import fault
 from surefoot.slots.copies import Copies
@@ -43,9 +44,11 @@ class Store:
         disk: how to write; a test's own counts and cuts.
         storage: bounds on what is kept.
         tries: trial loads allowed, one counted a boot.
+        retries: how often a release whose tries were used up is tried again.
         boot: identity of this boot; ``None`` asks the kernel.
         slot_wait_s: how long a slot's worker may take to let go of it.
         copies: how the state is kept; a test's own shows what goes wrong otherwise.
+        newest_format: the newest format of the state that may be written; ``None`` asks which app this is.
     """
 
     def __init__(
@@ -56,14 +59,17 @@ class Store:
         disk: Disk | None = None,
         storage: Storage | None = None,
         tries: int = 3,
+        retries: int = 3,
         boot: str | None = None,
         slot_wait_s: float = SLOT_LOCK_WAIT_S,
         copies: Copies | None = None,
+        newest_format: int | None = None,
     ) -> None:
-        self.name, self.storage = name, storage or Storage()
+        self.name, self.storage, self.retries = name, storage or Storage(), retries
         self._tries, self._boot = tries, boot
         self._layout = Layout(models_dir, name)
-        self._journal = Journal(self._layout, disk or Disk(), self.storage, copies)
+        newest = partial(formats.newest, models_dir.parent) if newest_format is None else lambda: newest_format
+        self._journal = Journal(self._layout, disk or Disk(), self.storage, copies, newest)
         self._filler = Filler(self._journal, self.storage, slot_wait_s)
         self._operation = Operation(self._layout.operation_lock, self._journal.disk)
         self._returner = Returner(self._journal, self._filler, self._operation)
@@ -156,6 +162,20 @@ class Store:
     def repair(self) -> Recovery:
         """As :meth:`recover`, slots unread: for what is waited for, and reads the slot that it needs by itself."""
         return self._recoverer.recover(unread=SLOTS)
+
+    def migrate(self) -> str:
+        """Write the state in the newest format that may be written; :meth:`recover` does it too.
+
+        Returns:
+            What was done; empty where nothing was, as while the app itself is on trial.
+
+        Raises:
+            DeviceUnable: another operation is under way, or the disk takes no writes.
+        """
+        if self.read().format >= self._journal.newest_format():
+            return ""
+        with self.operation("migrate"):
+            return self._journal.migrate()
 
     def kept(self) -> list[Kept]:
         """Every file that is here for good, and its digest, for a scrub."""
@@ -279,7 +299,7 @@ class Store:
         """Count a trial load, durably, before it begins; once a boot. Nothing to count where no trial runs.
 
         Raises:
-            TriesUsedUp: none is left; call :meth:`revert`.
+            TriesUsedUp: none is left; call :meth:`put_off`.
             DeviceUnable: it cannot be recorded: load the confirmed slot, :attr:`State.fallback`, instead.
         """
         boot = self._boot or boot_id()
@@ -305,6 +325,28 @@ class Store:
     def revert(self, reason: str) -> State:
         """Put the trial off, without blame: the confirmed release serves, the other stays ready."""
         return self._on_active("revert", reason)
+
+    def put_off(self, reason: str) -> State:
+        """The trial used up its tries: as :meth:`revert`, and it is counted, so that it is tried again not for ever."""
+        state = self.read()
+        if state.active is not None and state.slots[state.active].put_off >= self.retries:
+            reason = f"it stays ready until somebody activates it: {reason}"
+        return self._on_active("exhaust", reason)
+
+    def try_again(self, slot: Slot) -> State:
+        """On trial once more, by the device itself. What ``held`` says, a quarantine and a trial stand against it.
+
+        Raises:
+            DeviceUnable: one of them does, it was put off too often, or the content is not what was installed.
+        """
+        wrong = health.problem(self._journal, self.read(), slot)
+        if wrong is not None:
+            raise DeviceUnable(f"slot {slot} is not tried again", found=wrong, hint="install the release again")
+        reason = f"after a while of confirmed service; at most {self.retries} times"
+        change = Change(
+            "again", slot, reason=reason, allowed=self._tries, keep=self._journal.keep, retries=self.retries
+        )
+        return self._journal.change(change)
 
     def reject(self, reason: str) -> State:
         """Evidence against the active release: the one before it serves, and the digest is quarantined.

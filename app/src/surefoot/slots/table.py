@@ -40,10 +40,12 @@ Kind = Literal[
     "refuse",  # its gate failed: quarantined
     "clear",  # given up, without blame
     "activate",
+    "again",  # on trial once more, by the device itself, after its tries were used up
     "try",  # a trial load is about to begin
     "confirm",
     "reject",  # evidence against the active release: quarantined
     "revert",  # the trial is put off, without blame
+    "exhaust",  # the same, because its tries are used up: counted
     "rollback",  # an operator's will: held
     "lose",  # the content is not what it was
 ]
@@ -84,7 +86,13 @@ TABLE: dict[Status, Row] = {
         broken="clear",
     ),
     "ready": Row(
-        {"fill": FILL, "activate": Rule("trial", "inactive", "take"), "refuse": CLEAR, "clear": CLEAR},
+        {
+            "fill": FILL,
+            "activate": Rule("trial", "inactive", "take"),
+            "again": Rule("trial", "inactive", "take"),
+            "refuse": CLEAR,
+            "clear": CLEAR,
+        },
         whole=None,
         broken="clear",
     ),
@@ -94,6 +102,7 @@ TABLE: dict[Status, Row] = {
             "confirm": Rule("confirmed", "active"),
             "reject": Rule("empty", "active", "give"),
             "revert": Rule("ready", "active", "give"),
+            "exhaust": Rule("ready", "active", "give"),
             "rollback": Rule("ready", "active", "give"),
             "lose": Rule("empty", "active", "give"),
         },
@@ -122,6 +131,8 @@ HINTS: dict[Kind, str] = {
     "confirm": "activate a release first",
     "reject": "see surefoot model status",
     "revert": "see surefoot model status",
+    "exhaust": "see surefoot model status",
+    "again": "activate it: surefoot model activate",
     "rollback": "see surefoot model status",
     "fill": "confirm, reject or roll back the trial first",
 }
@@ -131,7 +142,7 @@ class Change(msgspec.Struct, frozen=True):
     """Something that happens to a slot.
 
     ``time``: UTC, RFC 3339, for the quarantine. ``keep``: how many confirmed releases the lineage goes back through,
-    the confirmed one included; the rest as its kind needs.
+    the confirmed one included; ``retries``: how often a release is tried again; the rest as its kind needs.
     """
 
     kind: Kind
@@ -142,6 +153,7 @@ class Change(msgspec.Struct, frozen=True):
     boot: str = ""
     time: str = ""
     keep: int = MOST_LINEAGE
+    retries: int = 0
 
 
 def apply(state: State, change: Change) -> State:
@@ -153,7 +165,7 @@ def apply(state: State, change: Change) -> State:
     """
     slot, now = change.slot, state.slots[change.slot]
     position: Where = "active" if state.active == slot else "inactive"
-    if state.trial is not None and change.kind in ("fill", "archive", "activate", "restore"):
+    if state.trial is not None and change.kind in ("fill", "archive", "activate", "again", "restore"):
         raise DeviceUnable(
             f"cannot {change.kind} while a trial runs", found=f"{state.serving} on trial", hint=HINTS["fill"]
         )
@@ -168,8 +180,8 @@ def apply(state: State, change: Change) -> State:
         )
     release = change.release if change.kind == "fill" else now.release
     _guard(state, change, release)
-    after = SlotState(rule.to, None if rule.to == "empty" else release)
-    if change.kind == "activate" and release is not None and state.was_confirmed(release.digest):
+    after = SlotState(rule.to, None if rule.to == "empty" else release, _put_off(now.put_off, change.kind))
+    if change.kind in ("activate", "again") and release is not None and state.was_confirmed(release.digest):
         after = SlotState("confirmed", release)  # it passed its trial on this very device
     values: dict[str, object] = {"slots": {slot: after, other(slot): state.slots[other(slot)]}}
     if rule.position == "take":
@@ -197,6 +209,13 @@ def apply(state: State, change: Change) -> State:
     return _ordered(state, after_state, change, release)
 
 
+def _put_off(times: int, kind: Kind) -> int:
+    """What the device itself began again and does not come to confirm is put off once more, whatever the reason."""
+    if kind == "exhaust" or (kind == "revert" and times):
+        return times + 1
+    return times if kind in ("again", "try") else 0
+
+
 def _expected(kind: Kind) -> str:
     allowed = [(status, row.on[kind].where) for status, row in TABLE.items() if kind in row.on]
     return "a slot that is " + " or ".join(
@@ -207,12 +226,20 @@ def _expected(kind: Kind) -> str:
 def _guard(state: State, change: Change, release: ReleaseRef | None) -> None:
     if change.kind == "fill" and release is None:
         raise BadRequest("a slot is filled with a release", found="none")
-    if release is not None and change.kind in ("activate", "fill", "restore", "pass"):
+    if release is not None and change.kind in ("activate", "again", "fill", "restore", "pass"):
         entry = state.refused(release.digest)
         if entry is not None:
             raise quarantined(entry)
     if change.kind == "restore" and release is not None and not state.was_confirmed(release.digest):
         raise BadRequest(f"{release} was never confirmed here", hint="let it pass its gate and a trial")
+    times = state.slots[change.slot].put_off
+    if change.kind == "again" and (state.waiting != change.slot or times > change.retries):
+        raise DeviceUnable(
+            f"slot {change.slot} is not tried again by itself",
+            found="an operator's rollback holds" if state.held else f"it was put off {times} times",
+            expected=f"a release that was put off at most {change.retries} times, beside a confirmed one that serves",
+            hint=HINTS["again"],
+        )
     fallback = state.slots[other(change.slot)].status == "confirmed"
     confirmed = state.slots[change.slot].status == "confirmed"
     if not fallback and (change.kind == "rollback" or (change.kind == "reject" and confirmed)):
@@ -242,14 +269,14 @@ def _ordered(before: State, after: State, change: Change, release: ReleaseRef | 
     lineage, known = after.lineage, after.known
     now = after.serving
     confirmed = now is not None and after.trial is None
-    if change.kind in ("confirm", "activate") and now is not None and confirmed:
+    if change.kind in ("confirm", "activate", "again") and now is not None and confirmed:
         lineage = advance(lineage, now, change.keep)
         known = advance(known, now, MOST_KNOWN)
     elif release is not None and (
         change.kind in ("reject", "refuse") or (change.kind == "lose" and before.active == change.slot)
     ):
         lineage = tuple(ref for ref in lineage if ref.digest != release.digest)
-    gave_way = change.kind in ("rollback", "reject", "lose", "revert") and before.active == change.slot
+    gave_way = change.kind in ("rollback", "reject", "lose", "revert", "exhaust") and before.active == change.slot
     if now is not None and (gave_way or (before.active is None and change.kind in ("restore", "unarchive"))):
         places = [place for place, ref in enumerate(lineage) if ref.digest == now.digest]
         lineage = lineage[: places[0] + 1] if places else advance(lineage, now, MOST_LINEAGE)

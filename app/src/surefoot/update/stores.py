@@ -11,7 +11,15 @@ from surefoot.slots.store import Store
 
 def open_store(config: Config, name: str, disk: Disk | None = None) -> Store:
     """The slot store of one model, bounded as the configuration says."""
-    return Store(config.models_dir, name, disk=disk or Disk(), storage=config.storage, tries=config.trial.tries)
+    trial = config.trial
+    return Store(
+        config.models_dir,
+        name,
+        disk=disk or Disk(),
+        storage=config.storage,
+        tries=trial.tries,
+        retries=trial.retries,
+    )
 
 
 def waiting_path(config: Config, name: str) -> Path:
