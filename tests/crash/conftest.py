@@ -36,11 +36,14 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def device(scratch: Path, releases: Releases) -> Callable[..., Path]:
-    """``device("1.0.0", "2.0.0", trial="3.0.0")``: those confirmed one after the other, and then one on trial."""
+    """``device("1.0.0", "2.0.0", trial="3.0.0")``: those confirmed one after the other, and then one on trial.
 
-    def make(*confirmed: str, ready: str | None = None, trial: str | None = None) -> Path:
+    ``format_``: of the state, as an older app wrote it.
+    """
+
+    def make(*confirmed: str, ready: str | None = None, trial: str | None = None, format_: int | None = None) -> Path:
         folder = scratch / "prepared"
-        store = kit.open_store(folder, FastDisk())
+        store = kit.open_store(folder, FastDisk(), newest_format=format_)
         (folder / "models").mkdir(parents=True)
         kit.deploy(store, *(releases[version] for version in confirmed))
         if ready:

@@ -15,7 +15,7 @@ from surefoot.durable import Disk, read_bounded
 from surefoot.slots import table
 from surefoot.slots.content import fault
 from surefoot.slots.sealed import read_sealed
-from surefoot.slots.state import State, other
+from surefoot.slots.state import FORMAT, State, other
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 
@@ -133,6 +133,7 @@ def holds_together(store: Store, before: State, folder: Path, *, lifts: bool = F
     assert again.actions == [] and again.written, f"recovery is not idempotent: {again.actions}"
     state = store.read()
     assert table.check(state) == []
+    assert state.format == FORMAT, "the state was not migrated"
     root = folder / "models" / kit.NAME
     copies = [read_bounded(root / f"state.{number}", 1 << 20) for number in (0, 1)] if state.generation else []
     assert len(set(copies)) <= 1, "the copies differ after recovery"

@@ -51,11 +51,12 @@ class Case(NamedTuple):
     trial: str | None = None
     before: Callable[[Store, Releases], object] = _nothing
     lifts: bool = False
+    format_: int | None = None
 
     def start(self, device: Device, releases: Releases) -> Path:
         """A device where the operation starts."""
-        folder = device(*self.confirmed, ready=self.ready, trial=self.trial)
-        self.before(kit.open_store(folder, FastDisk()), releases)
+        folder = device(*self.confirmed, ready=self.ready, trial=self.trial, format_=self.format_)
+        self.before(kit.open_store(folder, FastDisk(), newest_format=self.format_), releases)
         return folder
 
 
@@ -91,6 +92,11 @@ def _refused(store: Store, releases: Releases) -> object:
     return store.refuse(kit.install(store, releases["2.0.0"]), "gate")
 
 
+def _tried_again(store: Store) -> object:
+    store.put_off("no try is left")
+    return store.try_again(store.read().inactive)
+
+
 CASES = {
     "first install": Case((), lambda store, r: kit.install(store, r["1.0.0"]), {None}),
     "second install": Case(("1.0.0",), lambda store, r: kit.install(store, r["2.0.0"]), {"1.0.0"}),
@@ -124,6 +130,10 @@ CASES = {
         ("1.0.0", "2.0.0", "3.0.0"), lambda store, r: store.rollback(2), {"1.0.0", "3.0.0"}
     ),
     "recovery from rot": Case(("1.0.0", "2.0.0", "3.0.0"), _rot_the_active_slot, {"2.0.0", "3.0.0"}),
+    "put off, and tried again": Case(
+        ("1.0.0",), lambda store, r: _tried_again(store), {"1.0.0", "2.0.0"}, trial="2.0.0"
+    ),
+    "migration": Case(("1.0.0", "2.0.0"), lambda store, r: store.migrate(), {"3.0.0"}, trial="3.0.0", format_=1),
 }
 
 

@@ -1,7 +1,4 @@
-"""Power cuts on a real ext4: every prefix of what was written, and parts of what came after each flush.
-
-The state has had one format so far: there is no migration to cut.
-"""
+"""Power cuts on a real ext4: every prefix of what was written, and parts of what came after each flush."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,14 @@ class Walk(RuleBasedStateMachine):
     def revert(self, cut: int | None) -> None:
         self.attempt(lambda store: store.revert("later"), cut)
 
+    @rule(cut=cuts)
+    def run_out_of_tries(self, cut: int | None) -> None:
+        self.attempt(lambda store: store.put_off("no try is left"), cut)
+
+    @rule(cut=cuts)
+    def try_again_by_itself(self, cut: int | None) -> None:
+        self.attempt(lambda store: store.try_again(store.read().inactive), cut)
+
     @rule(evidence=st.booleans(), cut=cuts)
     def refuse(self, evidence: bool, cut: int | None) -> None:
         self.attempt(lambda store: store.refuse(store.read().inactive, "gate", evidence), cut)
@@ -149,6 +158,12 @@ class Walk(RuleBasedStateMachine):
         assert state.refused(state.serving.digest) is None, "a quarantined release serves"
         if self.acknowledged.floor and state.floor:
             assert version_key(state.floor) >= version_key(self.acknowledged.floor), "the floor went down"
+        returns = Counter[str]()
+        for event in self.store().history(1000):
+            if event.what == "activated":
+                del returns[event.digest]
+            returns[event.digest] += event.what == "tried again"
+        assert max(returns.values(), default=0) <= self.store().retries, "a release is tried again for ever"
 
 
 @pytest.mark.timeout(7200 if FULL else 300)

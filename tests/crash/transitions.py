@@ -92,7 +92,7 @@ def judge(folder: Path, last: Acknowledged, case: Case, releases: Releases) -> N
     state = holds_together(store, last.state, folder, lifts=case.lifts)
     assert kit.serving(store) in case.serving, f"{kit.serving(store)} serves"
     if last.returned:
-        for what in ("slots", "active", "trial", "lineage", "floor", "held", "quarantine"):
+        for what in ("slots", "active", "trial", "lineage", "floor", "held", "quarantine", "format"):
             assert getattr(state, what) == getattr(last.state, what), f"{what} was acknowledged and is lost"
     if last.state.event is not None:
         assert last.state.event in store.history(1000), "the history leaves out what was acknowledged"

@@ -76,8 +76,16 @@ def _file(name: str, content: bytes) -> File:
     return File(name=name, sha256=hashlib.sha256(content).hexdigest(), length_bytes=len(content))
 
 
-def open_store(folder: Path, disk: Disk | None = None, storage: Storage = STORAGE, boot: str = "boot-1") -> Store:
-    return Store(folder / "models", NAME, disk=disk, storage=storage, boot=boot, slot_wait_s=0.2)
+def open_store(
+    folder: Path,
+    disk: Disk | None = None,
+    storage: Storage = STORAGE,
+    boot: str = "boot-1",
+    newest_format: int | None = None,
+) -> Store:
+    return Store(
+        folder / "models", NAME, disk=disk, storage=storage, boot=boot, slot_wait_s=0.2, newest_format=newest_format
+    )
 
 
 def install(store: Store, release: Release) -> Slot:
