@@ -1,7 +1,9 @@
-"""A release whose tries were used up: counted, tried again by the device so often and no more, and never against a will."""
+"""A release whose tries were used up: counted, tried again so often and no more, and never against anybody's will."""
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +144,20 @@ def test_a_first_release_has_nothing_beside_it_that_serves(tmp_path: Path, made:
     said = report(store).put_off
     assert state.active is None and state.waiting is None
     assert said is not None and (said.again, said.why) == (False, "nothing confirmed serves beside it")
+
+
+def test_neither_hours_nor_a_network_end_a_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No deadline of a trial asks for a connection: a device that is offline for years stays where it is."""
+    store.try_again("b")
+    store.record_try()
+    now_s, monotonic_s = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now_s + 3e8)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic_s + 3e8)
+    monkeypatch.setattr(socket, "socket", None)
+    for _ in range(5):
+        store.recover()
+        state = store.record_try()
+        assert state.trial is not None and state.trial.tries == 1 and kit.serving(store) == "2.0.0"
 
 
 ENDS = st.lists(st.sampled_from(["exhaust", "revert", "try"]), max_size=60)

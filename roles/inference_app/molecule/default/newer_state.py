@@ -8,7 +8,7 @@ from pathlib import Path
 folder = Path("/data/surefoot/models/fashion-mnist")
 shutil.copy2(folder / "state.0", folder / "kept.0")
 body = json.loads((folder / "state.0").read_bytes())["body"]
-body["slots"]["b"]["status"] = "paused"
+body["format"] += 1
 raw = json.dumps(body).encode()
 sealed = b'{"format":1,"sha256":"%s","body":%s}' % (hashlib.sha256(b"1\n" + raw).hexdigest().encode(), raw)
 (folder / "state.0").write_bytes(sealed)
