@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import socketserver
+import subprocess
 import sys
 import tempfile
 import threading
@@ -13,8 +14,12 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from surefoot.slots.sealed import seal
+from surefoot.slots.state import FORMAT
+from tests.app.serving.device import Device, classifier_release
 from tests.conftest import ROOT
 
 VERSION = "1.2.3"
@@ -198,3 +203,26 @@ def test_anything_else_than_a_proof_is_a_refusal_with_the_reason(
     with pytest.raises(Exception, match=r"app 1\.2\.3-abc cannot serve what this device holds") as refused:
         proof(plugins, out, err, status=7)
     assert found in str(refused.value) and "nothing was changed" in str(refused.value)
+
+
+def test_an_app_that_cannot_read_the_format_of_the_state_is_not_returned_to(
+    plugins: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Its own proof, on a state whose format is the next one: both copies, with a right checksum."""
+    device = Device(tmp_path)
+    device.confirm(classifier_release())
+    (tmp_path / "surefoot.toml").write_text('data_dir = "data"\nrun_dir = "run"\n')
+    later = msgspec.structs.replace(device.store().read(), format=FORMAT + 1)
+    copies = [device.config.models_dir / "tiny" / f"state.{number}" for number in (0, 1)]
+    for path in copies:
+        path.write_bytes(seal(later))
+    before = [path.read_bytes() for path in copies]
+    config = str(tmp_path / "surefoot.toml")
+    line = [sys.executable, "-m", "surefoot", "--config", config, "model", "verify", "--golden", "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    with pytest.raises(Exception, match=r"app 1\.2\.3-abc cannot serve what this device holds") as refused:
+        proof(plugins, done.stdout, done.stderr, done.returncode)
+    assert f"found: state format {FORMAT + 1}" in str(refused.value) or f"state format {FORMAT + 1};" in str(
+        refused.value
+    )
+    assert "nothing was changed" in str(refused.value) and [path.read_bytes() for path in copies] == before

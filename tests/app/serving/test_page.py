@@ -71,6 +71,7 @@ def test_whatever_a_release_says_of_itself_is_text_on_the_page():
         name=evil, state=evil, reason=evil, version=evil, slot=evil, runtime=evil, provider=evil,
         slots={
             "active": {"slot": evil}, "trial": {"tries": 1, "allowed": 3}, "held": True,
+            "put_off": {"version": evil, "again": True},
             "slots": {evil: {"status": evil, "version": evil, "digest": evil}},
             "quarantine": [{"version": evil, "digest": evil, "reason": evil}],
             "previous": [{"version": evil}],
@@ -84,7 +85,7 @@ def test_whatever_a_release_says_of_itself_is_text_on_the_page():
     page = render(status)
     assert "<script" not in page and "script" not in Reader(page).tags
     assert "<script>alert(1)</script>" in Reader(page).text
-    for shown in ("not ready", "on trial, try 1 of 3", "held", "Quarantined", "1 d 1 h"):
+    for shown in ("not ready", "on trial, try 1 of 3", "will be tried again", "held", "Quarantined", "1 d 1 h"):
         assert shown in Reader(page).text, shown
 
 

@@ -75,6 +75,10 @@ def _model(model: ModelServing) -> str:
     if slots.get("trial"):
         tries = slots["trial"]
         tags.append(_tag(f"on trial, try {tries.get('tries')} of {tries.get('allowed')}", "warn"))
+    if slots.get("put_off"):
+        put_off = slots["put_off"]
+        then = "will be tried again" if put_off.get("again") else "waits for somebody"
+        tags.append(_tag(f"{put_off.get('version')} was put off, {then}", "warn"))
     if slots.get("held"):
         tags.append(_tag("held: updates wait", "warn"))
     shadow = _shadow(model.shadow) if model.shadow is not None else ""
