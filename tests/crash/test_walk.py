@@ -105,12 +105,16 @@ class Walk(RuleBasedStateMachine):
         self.attempt(lambda store: store.revert("later"), cut)
 
     @rule(cut=cuts)
-    def run_out_of_tries(self, cut: int | None) -> None:
-        self.attempt(lambda store: store.put_off("no try is left"), cut)
-
-    @rule(cut=cuts)
     def try_again_by_itself(self, cut: int | None) -> None:
         self.attempt(lambda store: store.try_again(store.read().inactive), cut)
+
+    @rule(cuts=st.lists(cuts, min_size=1, max_size=6))
+    def run_out_of_tries_again_and_again(self, cuts: list[int | None]) -> None:
+        release = self.new_release()
+        self.attempt(lambda store: kit.put_on_trial(store, release), None)
+        for cut in cuts:
+            self.attempt(lambda store: store.put_off("no try is left"), cut)
+            self.attempt(lambda store: store.try_again(store.read().inactive), cut)
 
     @rule(evidence=st.booleans(), cut=cuts)
     def refuse(self, evidence: bool, cut: int | None) -> None:
