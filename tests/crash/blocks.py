@@ -17,7 +17,7 @@ from tests.crash.recorder import FLUSH, HEAD
 BLOCK_BYTES, SECTOR_BYTES = 4096, 512
 ZEROS = bytes(BLOCK_BYTES)
 PARTS = 40  # random parts of what was written, at least, however many prefixes there are
-BARREN = 5
+BARREN = 2  # passes that find nothing new, each with twice the tries, until it is given up
 TORN = 0.15  # the share of the last writes that are torn; the rest arrive or do not, as a coin falls
 
 Blocks = dict[int, bytes]  # by number; those of zeros alone are left out

@@ -6,9 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from surefoot.durable import TEMPORARY_PREFIX, Disk
+from surefoot.slots.journal import Journal
+from surefoot.slots.state import State
 from surefoot.slots.store import Store
 from tests.app.slots import kit
 from tests.crash.conftest import Releases
@@ -16,7 +19,7 @@ from tests.crash.powercuts import Bench, Violated
 from tests.crash.test_mutants import AcknowledgedAfterOne, OneCopy, StateBeforeSlot
 from tests.crash.transitions import Parts, explore
 
-MOST = 200  # images until each must have been caught
+MOST = 350  # images until each must have been caught: all prefixes of the longest of these operations, and more
 
 
 class ForgetsFiles(Disk):
@@ -102,3 +105,20 @@ def test_a_store_without_a_safeguard_is_caught_by_power_cuts(
         explore(name, bench, device, releases, MOST, parts)
     print(f"{mutant}: {caught.value}")
     assert caught.value.images <= MOST
+
+
+def test_mutant_that_believes_the_quarantines_file_before_the_state_is_caught(
+    bench: Bench, device: Callable[..., Path], releases: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lifted comes back where the file had not followed yet."""
+    real = Journal._current
+
+    def current(self: Journal) -> State:
+        state, refused = self.copies.load(), self.quarantine.read()
+        if state is not None and refused and not state.state.quarantine:
+            return self.note(msgspec.structs.replace(state.state, quarantine=refused), "state repaired")
+        return real(self)
+
+    monkeypatch.setattr(Journal, "_current", current)
+    with pytest.raises(Violated, match="the quarantine is not what was acknowledged"):
+        explore(LIFT, bench, device, releases, MOST)

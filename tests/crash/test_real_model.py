@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,7 +164,7 @@ def explore(real: Real, case: Case, bench: Bench, scratch: Path, most: int, disk
     for image in random.Random(bench.seed).sample(images, most):
         try:
             last = record.marks[image.marks - 1]
-            served.append(bench.look(image.blocks, lambda folder, last=last: judge(real, case, last, folder)))  # type: ignore[misc]
+            served.append(bench.look(image.blocks, partial(judge, real, case, last)))
         except AssertionError as error:
             raise AssertionError(f"{image.what}, {image.marks - 1} acknowledged: {error}") from error
     for image in images[:: -(-len(images) // WORKERS)]:
