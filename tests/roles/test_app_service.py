@@ -207,7 +207,7 @@ def test_anything_else_than_a_proof_is_a_refusal_with_the_reason(
 
 
 class Verifies:
-    """A double of an app's ``surefoot model verify``, which does not know ``--golden``; as click of two versions says."""
+    """A double of an app's ``surefoot model verify``, which does not know ``--golden``; as click says that."""
 
     usage = "Usage: surefoot model verify [OPTIONS] [NAME]\nTry 'surefoot model verify --help' for help.\n\n"
 

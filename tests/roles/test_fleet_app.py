@@ -58,7 +58,7 @@ def test_the_app_and_the_models_are_returned_apart_and_together_and_offline(
     second = current(fleet)
     assert second != first and fleet.serves("box-1") == "2.0.0"
 
-    # Settings that cannot serve: the port is that of SSH. They are returned from by the deploy, then by the device alone.
+    # Settings that cannot serve: the port is that of SSH. Returned from by the deploy, then by the device alone.
     bad = fleet.play("deploy", **newer, **OTHER, inference_app_http_port=22, inference_app_start_timeout_s=20)
     assert bad.status == 2 and f"returned to {second}, which answers" in bad.said
     assert (current(fleet), fleet.run("box-1", UNIT)) == (second, MEMORY)
