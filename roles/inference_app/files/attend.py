@@ -91,9 +91,8 @@ def main(instead, apps, run_dir, *options):
     """Returns the exit status: 0 only where systemd asked for the end."""
     signal.signal(signal.SIGTERM, stop)
     try:
-        # Without pathlib, which would stay in memory.
-        app = os.path.realpath(instead if os.path.exists(instead) else f"{apps}/current")  # noqa: PTH110
-        with open(f"{app}/image", encoding="utf-8") as noted:  # noqa: PTH123
+        app = os.path.realpath(instead if os.path.exists(instead) else f"{apps}/current")  # noqa: PTH110  # as below
+        with open(f"{app}/image", encoding="utf-8") as noted:  # noqa: PTH123  # pathlib would stay in memory
             image = noted.read().strip()
         # Of an attendant that was killed.
         subprocess.run([DOCKER, "rm", "--force", NAME], capture_output=True, check=False)
