@@ -24,6 +24,7 @@ what is not complete. The standard library alone: there is no app of ours on a d
 This file is also the device's own program, which the unit runs before each start of the app: ``surefoot-trial FOLDER
 MOST INSTEAD UNIT``. What is on trial is started at most MOST times; then the device returns to the one before, with
 nobody's help. Where a start cannot be counted, INSTEAD is made a link to the one before, which is started instead.
+An older unit that is returned to calls it with the same words: a later version of this takes them too.
 """
 
 from __future__ import annotations

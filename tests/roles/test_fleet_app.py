@@ -24,10 +24,13 @@ import subprocess, sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 apps = SourceFileLoader("trial", "/usr/local/sbin/surefoot-trial").load_module().Apps(Path("/data/surefoot/apps"))
-apps.mark("complete", sys.argv[1])
+if not apps.whole(sys.argv[1]):
+    apps.mark("complete", sys.argv[1])
 apps.begin_trial(sys.argv[1])
 apps.switch(sys.argv[1])
 apps.place(sys.argv[1])
+if sys.argv[2:]:
+    subprocess.run(sys.argv[2:], check=True)
 subprocess.run(["systemctl", "daemon-reload"], check=True)
 subprocess.run(["systemctl", "--no-block", "restart", "surefoot.service"], check=True)
 """
@@ -95,3 +98,16 @@ def test_the_app_and_the_models_are_returned_apart_and_together_and_offline(
     assert fleet.good("deploy", **OTHER).changes == set()
     fleet.good("rollback", surefoot_what="app")
     assert (current(fleet), fleet.run("box-1", UNIT), fleet.serves("box-1")) == (first, MEMORY, "1.0.0")
+
+    # The other settings again, on a disk that takes no writes: what was confirmed serves, and their unit gives way.
+    other = fleet.run("box-1", f"cat {CURRENT}/before")
+    fleet.run("box-1", f"python3 - {other} mount -o remount,bind,ro /data <<'END'\n{CUT_OFF}\nEND")
+    fleet.run("box-1", "timeout 200 sh -c 'until [ -L /run/surefoot-instead ]; do sleep 0.2; done'")
+    assert fleet.serves("box-1") == "1.0.0"
+    assert fleet.run("box-1", "readlink -e /run/surefoot-instead") == f"/data/surefoot/apps/{first}"
+    assert (current(fleet), fleet.run("box-1", UNIT)) == (other, MEMORY)
+    assert fleet.run("box-1", f"cat {CURRENT}/tries") == "0"
+    assert "could not be counted" in fleet.run("box-1", "journalctl --unit surefoot.service --output cat")
+    fleet.run("box-1", "mount -o remount,bind,rw /data")
+    fleet.good("deploy")
+    assert (current(fleet), fleet.run("box-1", "ls -d /run/surefoot-instead", check=False)) == (first, "")
