@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import pytest
@@ -259,7 +260,9 @@ def test_the_attendant_of_a_container_runs_the_app_that_is_to_be_started(
     engine, log = tmp_path / "docker", tmp_path / "log"  # a double of Docker's command, which starts nothing
     engine.write_text(f'#!/bin/sh\necho "$*" >>{log}\n[ "$1" != run ] || echo started\n')
     engine.chmod(0o755)
-    attend = SourceFileLoader("attend", str(ROOT / "roles/inference_app/files/attend.py")).load_module()
+    loader = SourceFileLoader("attend", str(ROOT / "roles/inference_app/files/attend.py"))
+    attend = module_from_spec(ModuleSpec("attend", loader))
+    loader.exec_module(attend)
     monkeypatch.setattr(attend, "DOCKER", str(engine))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert attend.main(str(tmp_path / "instead"), str(tmp_path), "/run/x", "--option") == 1
