@@ -3,7 +3,8 @@
 """How an app comes onto a device beside the one that runs: as an image of Docker, or as a virtual environment.
 
 Each proves what it made by running ``surefoot doctor`` of it, which loads every runtime and computes with it; before it
-serves also by its ``surefoot model verify --golden`` on what the device holds. The standard library alone.
+serves also by its ``surefoot model verify --golden`` on what the device holds. One that this device confirmed before
+and that is too old for that is returned to by its ``surefoot model verify``. The standard library alone.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ansible_collections.surefoot.edge.plugins.module_utils.app_artifact import settings
-from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps
+from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps, app_of
 
 MOST_SUMS_BYTES = 1 << 20
 MOST_MEMBERS = 10_000
 # What the doctor finds of the app itself; the rest is the device's, and no fault of a new app.
+# What click says of an option that it does not know, with this status.
+NO_OPTION, USAGE = "No such option", 2
 ABOUT_THE_APP = ("app", "architecture", "python", "runtimes")
 # As the unit runs it, without a network and without the device's data.
 RESTRICTED = (
@@ -83,6 +86,48 @@ class Room(NamedTuple):
     timeout_s: float = 600.0
 
 
+class Proof(NamedTuple):
+    """The models that an app will serve, as far as it has said, and what its proof was short of."""
+
+    models: list[str]
+    short_of: str = ""
+
+
+def proved(verify: Callable[[Sequence[str]], Done], app: str, confirmed: bool) -> Proof:
+    """What an app's ``surefoot model verify`` comes to.
+
+    Args:
+        verify: runs it with these options.
+        app: its name.
+        confirmed: whether this device has confirmed it before, with these settings. No other may be too old for golden
+            cases: what it says instead is that every byte of the models is what it was, and that it can read the state.
+
+    Raises:
+        AppError: it cannot serve what the device holds, or did not say.
+    """
+    done = verify(["--golden"])
+    if confirmed and done.status == USAGE and NO_OPTION in done.err and "--golden" in done.err:
+        _whole(verify([]), app)
+        return Proof([], f"{app} is too old for golden cases and was proved by digests alone")
+    return Proof(golden(done, app))
+
+
+def _whole(done: Done, app: str) -> None:
+    try:
+        said = json.loads(done.out)
+        bad = [each["name"] for each in said["models"] if not each["ok"]]
+        reason = f"damaged: {', '.join(bad)}" if bad else "" if said["ok"] and done.status == 0 else done.last_words
+    except (ValueError, LookupError, TypeError):
+        reason = done.last_words
+    if reason:
+        raise AppError(
+            f"app {app} cannot serve what this device holds",
+            found=reason,
+            expected="every state read, and every byte of the models what it was",
+            hint="nothing was changed, what served goes on serving; mend the models first",
+        )
+
+
 def golden(done: Done, app: str) -> list[str]:
     """The models that an app can serve, by what its ``surefoot model verify --golden`` said.
 
@@ -120,8 +165,8 @@ class Engine(Protocol):
     def take(self, app: str, archive: Path | None) -> bool:
         """Bring it and prove it; False where an archive is needed and none was given."""
 
-    def golden(self, app: str, room: Room) -> list[str]:
-        """Let it prove itself on the device's models, which it only reads. Returns those that it will serve."""
+    def golden(self, app: str, room: Room, confirmed: bool) -> Proof:
+        """Let it prove itself on the device's models, which it only reads: see :func:`proved`."""
 
     def remove(self, app: str) -> None:
         """Remove it."""
@@ -204,8 +249,11 @@ class Images:
             run(["docker", "rm", "--force", name])
         return judged(done)
 
-    def golden(self, app: str, room: Room) -> list[str]:
-        """Let an app prove itself on the device's models: see :func:`golden`."""
+    def golden(self, app: str, room: Room, confirmed: bool) -> Proof:
+        """Let an app prove itself on the device's models: see :func:`proved`."""
+        return proved(lambda options: self._verify(app, room, options), app, confirmed)
+
+    def _verify(self, app: str, room: Room, options: Sequence[str]) -> Done:
         name = f"surefoot-golden-{os.getpid()}"
         limits = (
             f"--memory={room.most_memory_bytes}", f"--memory-swap={room.most_memory_bytes}", "--pids-limit=256",
@@ -213,17 +261,17 @@ class Images:
         )  # fmt: skip
         done = run(
             ["docker", "run", "--rm", f"--name={name}", *RESTRICTED, *limits, f"--volume={room.data}:{room.data}:ro",
-             *room.options, self._apps.image(app) or self._names[0], *_golden_command(self._apps, app)],
+             *room.options, self._apps.image(app) or self._names[0], *_verify_command(self._apps, app, options)],
             room.timeout_s,
         )  # fmt: skip
         if done.status == 124:
             run(["docker", "rm", "--force", name])
-        return golden(done, app)
+        return done
 
     def remove(self, app: str) -> None:
-        """Remove an app and its image."""
+        """Remove an app and its image, or settings of an app alone."""
         image = self._apps.image(app)
-        if image:
+        if image and app == app_of(app):
             run(["docker", "image", "rm", "--force", image])
         self._apps.remove(app)
 
@@ -250,7 +298,7 @@ class Environments:
         Raises:
             AppError: the bundle is damaged, cannot be installed, or does not run here.
         """
-        if app in (self._apps.current, self._apps.before) and not self._prove(app):
+        if self._apps.is_kept(app) and not self._prove(app):
             self._apps.mark("complete", app)
             return True
         if archive is None:
@@ -290,8 +338,11 @@ class Environments:
         doctor = [self._python_of(app), "-I", "-B", "-m", "surefoot", "doctor", "--json"]
         return judged(run(doctor, self._timeout_s, user=self._user, group=self._user, extra_groups=[]))
 
-    def golden(self, app: str, room: Room) -> list[str]:
-        """Let an app prove itself on the device's models: see :func:`golden`."""
+    def golden(self, app: str, room: Room, confirmed: bool) -> Proof:
+        """Let an app prove itself on the device's models: see :func:`proved`."""
+        return proved(lambda options: self._verify(app, room, options), app, confirmed)
+
+    def _verify(self, app: str, room: Room, options: Sequence[str]) -> Done:
         may = {
             "User": self._user, "MemoryMax": room.most_memory_bytes, "MemorySwapMax": 0, "TasksMax": 256,
             "CPUWeight": 25, "OOMScoreAdjust": 500,  # what serves comes first
@@ -300,13 +351,12 @@ class Environments:
             "Environment": "OPENBLAS_NUM_THREADS=1 MALLOC_ARENA_MAX=2 LC_ALL=C.UTF-8",
         }  # fmt: skip
         python = [self._python_of(app), "-I", "-B", "-m", "surefoot"]
-        done = run(
+        return run(
             ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit=surefoot-golden-{os.getpid()}",
              *(f"--property={name}={value}" for name, value in may.items()),
-             *python, *_golden_command(self._apps, app)],
+             *python, *_verify_command(self._apps, app, options)],
             room.timeout_s + 30.0,
         )  # fmt: skip
-        return golden(done, app)
 
     def _must(self, command: Sequence[str | Path], what: str) -> None:
         done = run(command, 1800.0, umask=0o022)
@@ -314,13 +364,13 @@ class Environments:
             raise AppError(what, found=done.last_words, hint="what runs was not touched; deploy again")
 
     def remove(self, app: str) -> None:
-        """Remove an app and its environment."""
+        """Remove an app and its environment, or settings of an app alone."""
         self._apps.remove(app)
 
 
-def _golden_command(apps: Apps, app: str) -> list[str]:
+def _verify_command(apps: Apps, app: str, options: Sequence[str]) -> list[str]:
     # With the configuration that it will serve with, not the one of the app that serves.
-    return ["--config", str(apps.folder / app / "surefoot.toml"), "model", "verify", "--golden", "--json"]
+    return ["--config", str(apps.folder / app / "surefoot.toml"), "model", "verify", *options, "--json"]
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -80,6 +80,7 @@ class Service:
         unit: its name.
         run_dir: of the app.
         timeout_s: within which it answers after a start.
+        instead: the link of an app that the device starts instead of one whose start it cannot count.
         clock, pause: a test's own.
     """
 
@@ -88,12 +89,13 @@ class Service:
         unit: str,
         run_dir: Path,
         timeout_s: float,
+        instead: Path,
         *,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.gateway = Gateway(run_dir)
-        self._unit, self._run_dir, self._timeout_s = unit, run_dir, timeout_s
+        self._unit, self._run_dir, self._timeout_s, self._instead = unit, run_dir, timeout_s, instead
         self._clock, self._pause = clock, pause
         self._begun = int(time.time())
 
@@ -112,6 +114,13 @@ class Service:
         try:
             return (self._run_dir / "started-with").read_text(encoding="utf-8").split()[0]
         except (OSError, LookupError, ValueError):
+            return ""
+
+    def starts_instead(self) -> str:
+        """The app that the device starts instead of the current one, whose start it cannot count; empty where none."""
+        try:
+            return self._instead.readlink().name
+        except OSError:
             return ""
 
     def process(self) -> str:
@@ -157,6 +166,8 @@ class Service:
             now = self._clock()
             if apps.current != app:
                 return f"the device returned to {apps.current} by itself: {self.last_words()}"
+            if self.starts_instead():
+                return f"the device started {self.starts_instead()} instead: {self.last_words()}"
             if self.process() != process:
                 return f"it ended and was started again within {steady_s:g} s: {self.last_words()}"
             lacking = self.gateway.lacks(version, models)

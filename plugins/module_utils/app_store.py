@@ -1,22 +1,30 @@
 # Copyright: the Surefoot authors
 # SPDX-License-Identifier: Apache-2.0
-"""The apps of a device: a folder for each, a link, and marks that say how far each has come.
+"""The apps of a device: a folder for each, one for each with its settings, a link, and marks of how far each has come.
 
-    FOLDER/current           names the one that the unit starts
-    FOLDER/ID/complete       all of it is on the disk, and it was proved
-    FOLDER/ID/tries          it is on trial: how often it was started since it was switched to
-    FOLDER/ID/confirmed      it has passed a trial
-    FOLDER/ID/before         the confirmed one that it came after, which to return to
-    FOLDER/ID/left           the one that a rollback left for it
+    FOLDER/ID/complete       all of the app is on the disk, and it was proved
     FOLDER/ID/image          what the engine knows its image by; or
     FOLDER/ID/venv/          its environment
-    FOLDER/ID/surefoot.toml  the configuration that it runs with
 
-Each change is one rename, made durable before the next. A cut leaves the old or the new, and ``current`` never names an
-app that is not complete. The standard library alone: there is no app of ours on a device yet when this runs.
+What is on trial, confirmed and returned to is an app with its settings, ID@DIGEST of the settings:
+
+    FOLDER/current           names the one that the unit starts
+    FOLDER/ID@D/complete     its settings are on the disk
+    FOLDER/ID@D/tries        it is on trial: how often it was started since it was switched to
+    FOLDER/ID@D/confirmed    it has passed a trial
+    FOLDER/ID@D/before       the confirmed one that it came after, which to return to
+    FOLDER/ID@D/left         the one that a rollback left for it
+    FOLDER/ID@D/image, venv  a link to the app's own
+    FOLDER/ID@D/surefoot.toml  the configuration that it runs with
+    FOLDER/ID@D/outside/     what it needs outside of FOLDER, such as its unit, by the paths from the root
+
+Each change is one rename, made durable before the next. A cut leaves the old or the new, and ``current`` never names
+what is not complete. The standard library alone: there is no app of ours on a device yet when this runs.
 
 This file is also the device's own program, which the unit runs before each start of the app: ``surefoot-trial FOLDER
-MOST``. An app on trial is started at most that often; then the device returns to the one before, with nobody's help.
+MOST INSTEAD UNIT``. What is on trial is started at most MOST times; then the device returns to the one before, with
+nobody's help. Where a start cannot be counted, INSTEAD is made a link to the one before, which is started instead.
+An older unit that is returned to calls it with the same words: a later version of this takes them too.
 """
 
 from __future__ import annotations
@@ -24,11 +32,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+MOST_OUTSIDE_BYTES = 1 << 20
 MOST_TRIES = 1_000_000  # what a number that cannot be read counts as
 
 
@@ -45,17 +56,32 @@ class AppError(Exception):
         return "; ".join([self.error["what"], *said])
 
 
+class Outside(NamedTuple):
+    """A file that an app needs outside of its folder. ``path``: from the root."""
+
+    path: str
+    content: str
+    mode: int = 0o644
+
+
+def app_of(name: str) -> str:
+    """The app alone, of one with its settings."""
+    return name.partition("@")[0]
+
+
 class Apps:
     """Those of one device.
 
     Args:
         folder: where they are.
         step: called before each change of the disk, with what it is; tests cut there.
+        root: that files outside of the folder are below.
     """
 
-    def __init__(self, folder: Path, step: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, step: Callable[[str], None] = lambda _: None, root: Path = Path("/")) -> None:
         self.folder = folder
         self._step = step
+        self._root = root
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -85,7 +111,11 @@ class Apps:
 
     def may_return_to(self, app: str | None) -> bool:
         """Whether an app is there whole and has passed a trial."""
-        return self.is_("complete", app) and self.is_("confirmed", app)
+        return self.whole(app) and self.is_("confirmed", app)
+
+    def whole(self, app: str | None) -> bool:
+        """Whether an app and its settings are there."""
+        return app is not None and self.is_("complete", app) and self.is_("complete", app_of(app))
 
     @property
     def on_trial(self) -> bool:
@@ -115,10 +145,14 @@ class Apps:
             return ""
 
     def spare(self) -> list[str]:
-        """Those that nothing returns to."""
-        kept = {self.current, self.before}
+        """Those that nothing returns to. Settings before the app: a cut in between leaves none without its app."""
+        kept = {self.current, self.before, *self._apps_kept()}
         found = (path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
-        return sorted(path.name for path in found if path.name not in kept and not path.name.startswith("."))
+        spare = [path.name for path in found if path.name not in kept and not path.name.startswith(".")]
+        return sorted(spare, key=lambda name: ("@" not in name, name))
+
+    def _apps_kept(self) -> set[str]:
+        return {app_of(name) for name in (self.current, self.before) if name}
 
     # -- what changes it -------------------------------------------------------------------------------------------
 
@@ -142,13 +176,55 @@ class Apps:
 
     def begin(self, app: str) -> Path:
         """A folder for an app. What an interrupted install has left is removed, unless a link names it."""
-        if app in (self.current, self.before):
+        if self.is_kept(app):
             return self.folder / app
         self.remove(app)
         self._step(f"mkdir {app}")
         (self.folder / app).mkdir(mode=0o755)
         sync_directory(self.folder)
         return self.folder / app
+
+    def is_kept(self, app: str) -> bool:
+        """Whether what the unit starts, or what to return to, is this app."""
+        return app in self._apps_kept()
+
+    def prepare(self, name: str, outside: Iterable[Outside] = ()) -> None:
+        """Complete an app with settings, whose ``surefoot.toml`` is there already.
+
+        Args:
+            name: of both.
+            outside: what it needs outside of this folder. It is kept here, and comes there by :meth:`place`.
+        """
+        if not self.is_("complete", app_of(name)):
+            raise AppError("an app that is not complete is never given settings", found=name)
+        folder = self.folder / name
+        for part in ("venv", "image"):
+            if (self.folder / app_of(name) / part).exists():
+                self._link(folder / part, f"../{app_of(name)}/{part}")
+        for each in outside:
+            kept = folder / "outside" / each.path.lstrip("/")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            self._write(kept, each.content, each.mode)
+        self._step(f"sync {name}")
+        os.sync()  # the configuration, which somebody else wrote, too
+        self.mark("complete", name)
+
+    def at(self, path: str) -> Path:
+        """A file outside of the folder."""
+        return self._root / path.lstrip("/")
+
+    def place(self, name: str | None) -> list[Path]:
+        """Make what lies outside of this folder what an app and its settings need. Returns the files that were not."""
+        kept = self.folder / str(name) / "outside"
+        placed = []
+        for source in sorted(path for path in kept.rglob("*") if path.is_file()):
+            target = self._root / source.relative_to(kept)
+            content = source.read_text(encoding="utf-8")
+            if text(target) != content:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._write(target, content, source.stat().st_mode & 0o777)
+                placed.append(target)
+        return placed
 
     def note_image(self, app: str, image: str) -> None:
         """Remember what the engine knows an app's image by."""
@@ -179,7 +255,7 @@ class Apps:
 
     def switch(self, app: str) -> None:
         """Let ``current`` name an app, which remembers the last that passed a trial. One rename, back as forth."""
-        if not self.is_("complete", app):
+        if not self.whole(app):
             raise AppError("an app that is not complete is never switched to", found=app)
         if self.current != app:
             if self.good not in (None, app):
@@ -202,8 +278,34 @@ class Apps:
             self._write(self.folder / app / "tries", f"{tries + 1}\n")
             return f"{app} is on trial: start {tries + 1} of {most}"
         self._link(self.folder / "current", before)
-        self.unmark("complete", app)  # proved anew before it is tried again
+        self.spoil(app)
         return f"{app} was started {most} times and never confirmed: returned to {before}"
+
+    def choose(self, most: str) -> tuple[str | None, str]:
+        """What the device starts now: where that cannot be counted, the one before, which was confirmed.
+
+        Args:
+            most: as :meth:`start` takes it, as it was given on a command line.
+
+        Returns:
+            Its name, and what was done, in words; empty where nothing was.
+        """
+        app, before = self.current, self.before
+        try:
+            said = self.start(int(most))
+            return self.current, said
+        except (OSError, ValueError) as error:
+            said = f"this start of {app} could not be counted: {error}"
+        if self.current == app and self.tries(app) is not None and self.may_return_to(before):
+            return before, f"{said}; {before}, which was confirmed, is started instead"
+        return self.current, said
+
+    def spoil(self, app: str) -> None:
+        """After a failed trial: proved anew before it is tried again. The app itself too, but where it is in use."""
+        self.unmark("complete", app)
+        in_use = {app_of(name) for name in (self.current, self.before) if name not in (None, app)}
+        if app_of(app) not in {app, *in_use}:
+            self.unmark("complete", app_of(app))
 
     def link(self, path: Path, target: Path) -> bool:
         """Let a link outside of the folder name something in it. Returns whether it did not."""
@@ -222,11 +324,11 @@ class Apps:
             shutil.rmtree(path)
             sync_directory(self.folder)
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str, mode: int = 0o644) -> None:
         part = path.with_name(f".{path.name}.part")
         self._step(f"write {path.name}")
         with part.open("w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o644)
+            os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -255,14 +357,34 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def main(folder: str, most: str) -> None:
-    """The device's own program. Whatever happens, the app is started: nobody is there to read an error."""
+def text(path: Path) -> str:
+    """What a small file holds; nothing where it cannot be read."""
     try:
-        said = Apps(Path(folder)).start(int(most))
-    except (OSError, ValueError) as error:
-        said = f"this start could not be counted: {error}"
+        with path.open(encoding="utf-8") as stream:
+            return stream.read(MOST_OUTSIDE_BYTES)
+    except (OSError, ValueError):
+        return ""
+
+
+def main(folder: str, most: str, instead: str, unit: str) -> None:
+    """The device's own program. Whatever happens, an app is started: nobody is there to read an error."""
+    apps, link = Apps(Path(folder)), Path(instead)
+    app, said = apps.choose(most)
     if said:
         print(said, flush=True)
+    try:
+        if app is None or app == apps.current:
+            link.unlink(missing_ok=True)
+        else:
+            apps.link(link, apps.folder / app)
+        placed = apps.place(app)
+    except (OSError, ValueError) as error:
+        print(f"{app} is started without all that it needs: {error}", flush=True)
+        return
+    if placed:  # systemd ends this start, and makes another one by the unit that is there now
+        print(f"{', '.join(map(str, placed))}: made what {app} needs", flush=True)
+        for command in (["daemon-reload"], ["--no-block", "restart", unit]):
+            subprocess.run(["/usr/bin/systemctl", *command], check=False, stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,18 @@ description:
     durable.
   - With V(active), it first proves itself on the device's models beside the app that serves, by C(surefoot model
     verify --golden), without writing and without a network. One that cannot serve them is refused, and nothing changes.
-  - Then it is switched to by one rename and the service is restarted. It must answer as that version, serve each
-    model that is served or was proved, and stay the same process for O(steady). If it does not, the app that served
-    before is switched back to and must answer, and the task fails with the reason.
+  - What is switched to is an app with its settings, O(id) is both. Other settings of the app that serves are proved, on
+    trial, confirmed and returned from as another app is.
+  - Then it is switched to by one rename, what it needs outside of O(folder) comes there, and the service is restarted.
+    It must answer as that version, serve each model that is served or was proved, and stay the same process for
+    O(steady). If it does not, the app that served before is switched back to and must answer, and the task fails with
+    the reason.
   - Until then it is on trial. Each of its starts is counted on the disk by the unit, and after a few of them the device
     returns to the app before by itself, also where nobody is connected any more.
   - What the running app and the one to return to do not need is removed after the new one was confirmed.
-  - With V(rolled_back), the app before is switched to in the same way. Nothing is fetched and nothing is copied.
+  - With V(rolled_back), the app before is switched to in the same way, with its settings. Nothing is fetched and
+    nothing is copied. If it is too old for C(--golden), its C(surefoot model verify) is its proof, and RV(why) says so;
+    any other app that does not know it is refused.
 author:
   - The Surefoot authors (@surefoot)
 attributes:
@@ -29,7 +34,7 @@ attributes:
     description: Can run in check mode and return the changed status prediction without changing anything.
     support: full
   diff_mode:
-    description: Returns the running app and the one to return to, before and after.
+    description: Returns the running app and the one to return to, before and after, and the files of O(outside).
     support: full
   platform:
     description: Where the module runs.
@@ -42,6 +47,8 @@ options:
   id:
     description:
       - The app, as the lookup P(surefoot.edge.app_artifact#lookup) calls it.
+      - With O(state=active) followed by C(@) and the first digits of a digest of its settings. The folder of that name
+        in O(folder) holds its C(surefoot.toml) already.
       - Required but with O(state=rolled_back).
     type: str
   state:
@@ -98,6 +105,30 @@ options:
     description: The unit of systemd that runs the app.
     type: str
     default: surefoot.service
+  outside:
+    description:
+      - For O(state=active), the files that the app needs outside of O(folder), such as its unit. They are kept with its
+        settings, and are what they were again after a return.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The file.
+        type: path
+        required: true
+      content:
+        description: All of it.
+        type: str
+        required: true
+      mode:
+        description: Who may read and execute it.
+        type: str
+        required: true
+  instead:
+    description: The link that the device makes to an app that it starts instead of one whose start it cannot count.
+    type: path
+    default: /run/surefoot-instead
   started_with:
     description:
       - What the service has to note of what it was started with. Where it noted something else, it is restarted.
@@ -136,10 +167,14 @@ EXAMPLES = r"""
     artifact: /media/usb/surefoot-0.1.0-rpi.docker.tar
     images: ["sha256:766d4f6d59f159df29bd687b32ff42993aed3a40720714af7f32b66c83ad6315"]
 
-- name: Let it serve
+- name: Let it serve with these settings
   surefoot.edge.surefoot_app:
-    id: 0.1.0-766d4f6d59f1
+    id: 0.1.0-766d4f6d59f1@0b1f3c5a7e92
     engine: docker
+    outside:
+      - path: /etc/systemd/system/surefoot.service
+        content: "{{ unit }}"
+        mode: "0644"
 
 - name: Return to the app before
   surefoot.edge.surefoot_app:
@@ -152,21 +187,21 @@ why:
   description: The reason for what was done, or for doing nothing.
   returned: always
   type: str
-  sample: 0.1.0-766d4f6d59f1 serves, 0.2.0-1f0a27c19e9b is wanted
+  sample: 0.1.0-766d4f6d59f1@0b1f3c5a7e92 serves, 0.2.0-1f0a27c19e9b@0b1f3c5a7e92 is wanted
 taken:
   description: Whether the app is there, whole and proved. False where an archive is needed.
   returned: with V(present)
   type: bool
 before:
-  description: The running app, the one to return to, and all that are there.
+  description: The running app and the one to return to, each with its settings, and all apps that are there.
   returned: always
   type: dict
-  sample: {"current": "0.1.0-766d4f6d59f1", "before": null, "there": ["0.1.0-766d4f6d59f1"]}
+  sample: {"current": "0.1.0-766d4f6d59f1@0b1f3c5a7e92", "before": null, "there": ["0.1.0-766d4f6d59f1"]}
 after:
   description: The same after the task. In check mode, what it would be.
   returned: success
   type: dict
-  sample: {"current": "0.2.0-1f0a27c19e9b", "before": "0.1.0-766d4f6d59f1", "there": []}
+  sample: {"current": "0.2.0-1f0a27c19e9b@0b1f3c5a7e92", "before": "0.1.0-766d4f6d59f1@0b1f3c5a7e92", "there": []}
 error:
   description: What failed, what was found, what was expected and what to do.
   returned: failure
@@ -181,13 +216,13 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.surefoot.edge.plugins.module_utils.app_engines import Environments, Images, Room
 from ansible_collections.surefoot.edge.plugins.module_utils.app_service import Service
-from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps
+from ansible_collections.surefoot.edge.plugins.module_utils.app_store import AppError, Apps, Outside, app_of, text
 
 
 def view(apps):
     """What a person wants to know of the apps there."""
     folders = (path.parent for path in apps.folder.glob("*/complete"))
-    there = sorted(path.name for path in folders if not path.is_symlink())  # `current` is one of them by another name
+    there = sorted(path.name for path in folders if not path.is_symlink() and "@" not in path.name)
     return {"current": apps.current, "before": apps.before, "there": there}
 
 
@@ -214,9 +249,17 @@ def version_of(app):
     return app.rpartition("-")[0]
 
 
-def reasons(apps, service, app, started_with):
+def differing(apps, options):
+    """The wanted files outside of the folder, and those of them that hold something else."""
+    wanted = [Outside(each["path"], each["content"], int(each["mode"], 8)) for each in options["outside"]]
+    return wanted, [each for each in wanted if text(apps.at(each.path)) != each.content]
+
+
+def reasons(apps, service, app, started_with, others):
     """Why something has to be done, none where nothing has: those to start anew for, and others."""
-    found = []
+    found = [f"{each.path} is another one than is wanted" for each in others]
+    if service.starts_instead():
+        found.append(f"the device started {service.starts_instead()} instead")
     if apps.current != app:
         found.append(f"{apps.current or 'nothing'} serves, {app} is wanted")
     if not service.is_enabled():
@@ -257,22 +300,28 @@ def rolled_back(module, apps, engine):
 def serve(module, apps, engine, app, left=""):
     """Prove an app, switch to it, and see it through its trial. ``left``: the app that a rollback leaves for it."""
     options = module.params
-    service = Service(options["service"], Path(options["run_dir"]), options["timeout"])
-    anew, other = reasons(apps, service, app, options["started_with"])
+    service = Service(options["service"], Path(options["run_dir"]), options["timeout"], Path(options["instead"]))
+    outside, others = differing(apps, options)
+    anew, other = reasons(apps, service, app, options["started_with"], others)
     done = {"changed": bool(anew or other), "why": "; ".join(anew + other) or f"{app} serves"}
     switches = apps.current != app
     models = set(service.gateway.ready_models())
-    if switches and apps.is_("complete", app) and (apps.folder / app / "surefoot.toml").is_file():
+    if outside and done["changed"] and not module.check_mode:
+        apps.prepare(app, outside)
+    if switches and apps.whole(app) and (apps.folder / app / "surefoot.toml").is_file():
         room = Room(
             Path(options["data_dir"]), options["most_memory"], options["docker_options"], options["proof_timeout"]
         )
-        models |= set(engine.golden(app, room))
+        proof = engine.golden(app, room, bool(left) and apps.may_return_to(app))
+        models |= set(proof.models)
+        done["why"] += f"; {proof.short_of}" if proof.short_of else ""
     if module.check_mode or not done["changed"]:
         return done
-    good = apps.good if apps.is_("complete", apps.good) else None
+    good = apps.good if apps.whole(apps.good) else None
     if switches:
         apps.begin_trial(app, left)
         apps.switch(app)
+    apps.place(app)
     apps.link(Path(options["config"]), apps.folder / "current" / "surefoot.toml")
     service.enable()
     version = version_of(app)
@@ -296,7 +345,8 @@ def go_back(apps, service, app, good, wrong):
         raise AppError(what, found=wrong, expected=expected, hint=hint)
     returned = apps.current == good  # the device itself was quicker
     apps.switch(good)
-    apps.unmark("complete", app)  # proved anew before it is tried again
+    apps.place(good)
+    apps.spoil(app)
     again = service.answers(version_of(good)) if returned else service.restart(version_of(good))
     if again:
         hint = "nothing answers: see the device's journal"
@@ -321,6 +371,17 @@ def main():
             "config": {"type": "path", "default": "/data/surefoot/surefoot.toml"},
             "run_dir": {"type": "path", "default": "/run/surefoot"},
             "service": {"type": "str", "default": "surefoot.service"},
+            "outside": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str", "required": True},
+                    "mode": {"type": "str", "required": True},
+                },
+            },
+            "instead": {"type": "path", "default": "/run/surefoot-instead"},
             "started_with": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
             "proof_timeout": {"type": "int", "default": 600},
@@ -338,6 +399,11 @@ def main():
     else:
         engine = Environments(apps, Path(options["python"]), options["user_id"], options["timeout"])
     result = {"changed": False, "why": "", "before": view(apps)}
+    files = [
+        {"before_header": f"{each.path} (before)", "after_header": f"{each.path} (after)",
+         "before": text(apps.at(each.path)), "after": each.content}
+        for each in differing(apps, options)[1]
+    ]  # fmt: skip
     do = {"present": present, "active": active, "rolled_back": rolled_back}[options["state"]]
     try:
         if apps.folder.is_dir():
@@ -352,13 +418,14 @@ def main():
         result.update(error=error.error, msg=str(error))
     result["after"] = view(apps)
     if module.check_mode and result["changed"]:
-        wanted = {"there": sorted({*result["after"]["there"], *filter(None, [options["id"]])})}
+        wanted = {"there": sorted({*result["after"]["there"], *map(app_of, filter(None, [options["id"]]))})}
         app = apps.before if options["state"] == "rolled_back" and not apps.returned else options["id"]
         if options["state"] != "present" and app and apps.current != app:
             wanted.update(current=app, before=apps.current)
         result["after"].update(wanted)
     headers = {"before_header": "apps (before)", "after_header": "apps (after)"}
-    result["diff"] = dict(headers, **{when: json.dumps(result[when], indent=2) + "\n" for when in ("before", "after")})
+    shown = {when: json.dumps(result[when], indent=2) + "\n" for when in ("before", "after")}
+    result["diff"] = [dict(headers, **shown), *files]
     (module.fail_json if "error" in result else module.exit_json)(**result)
 
 

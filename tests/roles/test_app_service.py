@@ -106,7 +106,7 @@ def stays(app: App, apps: Any, plugins: Callable[[str], Any], monkeypatch: pytes
 
     monkeypatch.setattr(module, "run", run)
     folder = Path(app.server.server_address).parent
-    service = module.Service("an.service", folder, 5.0, clock=lambda: app.now_s, pause=app.pause)
+    service = module.Service("an.service", folder, 5.0, folder / "instead", clock=lambda: app.now_s, pause=app.pause)
     return lambda models=("tiny",), steady_s=10.0, most_s=60.0: service.stays(apps, VERSION, models, steady_s, most_s)
 
 
@@ -151,6 +151,12 @@ def test_another_version_does_not_stay(app: App, stays: Callable[..., str]) -> N
 def test_a_device_that_returned_by_itself_is_said_so(app: App, apps: Any, stays: Callable[..., str]) -> None:
     app.step = lambda looks: [apps.start(3) for _ in range(4)] if looks == 3 else None
     assert stays() == "the device returned to old by itself: its last words"
+
+
+def test_a_device_that_started_another_one_instead_is_said_so(app: App, stays: Callable[..., str]) -> None:
+    instead = Path(app.server.server_address).parent / "instead"
+    app.step = lambda looks: instead.symlink_to("apps/old") if looks == 3 else None
+    assert stays() == "the device started old instead: its last words"
 
 
 def test_mutant_without_its_look_at_the_process_an_app_that_restarts_stays(
@@ -226,3 +232,65 @@ def test_an_app_that_cannot_read_the_format_of_the_state_is_not_returned_to(
         refused.value
     )
     assert "nothing was changed" in str(refused.value) and [path.read_bytes() for path in copies] == before
+
+
+class Verifies:
+    """A double of an app's ``surefoot model verify``, which does not know ``--golden``; as click says that."""
+
+    usage = "Usage: surefoot model verify [OPTIONS] [NAME]\nTry 'surefoot model verify --help' for help.\n\n"
+
+    def __init__(
+        self, plugins: Callable[[str], Any], plain: Any = None, status: int = 0, no: str = "No such option: --golden"
+    ) -> None:
+        self.no = no
+        self.engines = plugins("module_utils.app_engines")
+        self.plain = {"ok": True, "models": [{"name": "a", "ok": True, "slots": []}]} if plain is None else plain
+        self.status, self.asked = status, list[list[str]]()
+
+    def __call__(self, options: list[str]) -> Any:
+        self.asked.append(list(options))
+        if options:
+            return self.engines.Done(2, "", f"{self.usage}Error: {self.no}\n")
+        return self.engines.Done(self.status, json.dumps(self.plain), "")
+
+    def proved(self, confirmed: bool) -> Any:
+        return self.engines.proved(self, "1.2.3-abc", confirmed)
+
+
+@pytest.mark.parametrize("no", ["No such option: --golden", "No such option '--golden'."])
+def test_an_app_that_was_confirmed_and_is_too_old_for_golden_cases_is_proved_by_digests(
+    plugins: Callable[[str], Any], no: str
+) -> None:
+    old = Verifies(plugins, no=no)
+    assert old.proved(confirmed=True) == ([], "1.2.3-abc is too old for golden cases and was proved by digests alone")
+    assert old.asked == [["--golden"], []]
+
+
+def test_a_new_app_is_never_proved_by_digests_alone(plugins: Callable[[str], Any]) -> None:
+    old = Verifies(plugins)
+    with pytest.raises(Exception, match="No such option: --golden"):
+        old.proved(confirmed=False)
+    assert old.asked == [["--golden"]]
+
+
+@pytest.mark.parametrize(
+    ("plain", "status", "found"),
+    [
+        ({"ok": False, "models": [{"name": "a", "ok": False}]}, 4, "damaged: a"),
+        ({"error": "NewerFormat", "what": "W"}, 4, "NewerFormat"),
+        ({"ok": True, "models": []}, 1, "exit status 1|models"),
+        ([], 0, "[]"),
+    ],
+)
+def test_an_old_app_that_cannot_read_what_the_device_holds_is_not_returned_to(
+    plugins: Callable[[str], Any], plain: Any, status: int, found: str
+) -> None:
+    with pytest.raises(Exception, match=found.replace("[", "\\[")):
+        Verifies(plugins, plain, status).proved(confirmed=True)
+
+
+def test_an_app_whose_golden_cases_fail_is_not_asked_for_less(plugins: Callable[[str], Any]) -> None:
+    engines = plugins("module_utils.app_engines")
+    said = engines.Done(4, json.dumps({"ok": False, "models": [model("a", "2 of 6 agree")]}), "")
+    with pytest.raises(Exception, match="2 of 6 agree"):
+        engines.proved(lambda options: said, "1.2.3-abc", True)

@@ -13,6 +13,7 @@ import pytest
 
 from plugins.module_utils import app_store
 from plugins.module_utils.app_store import MOST_TRIES, AppError, Apps
+from tests.told import Told
 
 MOST = 3
 WRITE = Apps._write
@@ -88,7 +89,7 @@ def go_back(apps: Apps) -> None:
 
 @pytest.mark.parametrize("change", [update, fail, abandon, go_back])
 def test_a_cut_at_any_step_leaves_a_whole_app_and_the_one_to_return_to(
-    tmp_path_factory: pytest.TempPathFactory, change: Callable[[Apps], None]
+    tmp_path_factory: pytest.TempPathFactory, change: Callable[[Apps], None], told: Told
 ) -> None:
     done = 0
     while True:
@@ -128,6 +129,7 @@ def test_a_cut_at_any_step_leaves_a_whole_app_and_the_one_to_return_to(
         assert good.tries(good.current) is None and good.is_("confirmed", good.current), where
         done += 1
     assert done > 10
+    told("cuts of an app's update", done)
 
 
 def on_trial(apps: Apps) -> Apps:
@@ -207,9 +209,10 @@ def test_an_app_on_trial_is_not_what_the_next_one_returns_to(apps: Apps) -> None
     assert apps.good == "one"
 
 
-def program(apps: Apps, *arguments: str) -> subprocess.CompletedProcess[str]:
+def program(apps: Apps, *arguments: str, instead: Path | None = None) -> subprocess.CompletedProcess[str]:
     """As the unit runs it: /usr/local/sbin/surefoot-trial is that file."""
-    line = ["/usr/bin/python3", "-IS", app_store.__file__, str(apps.folder), *arguments]
+    link = str(instead or apps.folder.parent / "instead")
+    line = ["/usr/bin/python3", "-IS", app_store.__file__, str(apps.folder), *arguments, link, "a.service"]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -218,7 +221,8 @@ def test_the_devices_own_program_needs_nothing_but_python_and_never_keeps_the_ap
     done = program(apps, "1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "two is on trial: start 1 of 1\n", "")
     done = program(apps, "none")
-    assert done.returncode == 0 and "this start could not be counted" in done.stdout
+    assert done.returncode == 0 and "this start of two could not be counted" in done.stdout
+    assert (apps.folder.parent / "instead").resolve() == apps.folder / "one"
     shutil.rmtree(apps.folder / "two")
     (apps.folder / "two").symlink_to("two")  # a disk that answers nonsense
     assert program(apps, "1").returncode == 0

@@ -27,6 +27,14 @@ def device(controller: Controller) -> Path:
         ({"inference_app_prot": 1}, "no variable is named inference_app_prot (did you mean inference_app_"),
         ({"inference_app_http_host": "0.0.0.0"}, "must be a loopback address; found 0.0.0.0"),
         ({"inference_app_engine": "podman"}, "value of inference_app_engine must be one of: docker, systemd, launchd"),
+        (
+            {
+                "inference_app_engine": "systemd",
+                "inference_app_run_dir": "/run/surefoot-test",
+                "inference_app_most_memory_bytes": 1 << 20,
+            },
+            "must be at least 67108864",
+        ),
         ({"inference_app_http_port": "http"}, "inference_app_http_port"),
         ({"inference_app_python": "/nowhere/python"}, "expected an interpreter at /nowhere/python"),
         ({"inference_app_python": "/bin/false"}, "does not run on the device"),

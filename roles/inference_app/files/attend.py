@@ -1,7 +1,8 @@
 #!/usr/bin/python3 -IS
 """Runs the app's container for systemd: starts it, says when its gateway answers, feeds the watchdog while it does.
 
-usage: attend APPS RUN_DIR OPTION...    APPS/current/image names the image; OPTIONs are those of `docker run`
+usage: attend INSTEAD APPS RUN_DIR OPTION...    the app is INSTEAD if that is there, else APPS/current; its `image`
+names the image; OPTIONs are those of `docker run`
 
 systemd takes messages of a service's own processes only (sd_notify(3)), and those of a container are the engine's: this
 stays beside it, and ends when it ends. The container is watched by its first process, not by the engine, so that an
@@ -86,16 +87,17 @@ def attend(process, gateway):
             return
 
 
-def main(apps, run_dir, *options):
+def main(instead, apps, run_dir, *options):
     """Returns the exit status: 0 only where systemd asked for the end."""
     signal.signal(signal.SIGTERM, stop)
     try:
-        app = os.path.realpath(f"{apps}/current")  # once: the link may name another one a moment later
+        app = os.path.realpath(instead if os.path.exists(instead) else f"{apps}/current")  # noqa: PTH110  # as below
         with open(f"{app}/image", encoding="utf-8") as noted:  # noqa: PTH123  # pathlib would stay in memory
             image = noted.read().strip()
         # Of an attendant that was killed.
         subprocess.run([DOCKER, "rm", "--force", NAME], capture_output=True, check=False)
-        if not docker("run", "--detach", f"--name={NAME}", f"--env=SUREFOOT_APP={app}", *options, image):
+        named = (f"--env=SUREFOOT_CONFIG={app}/surefoot.toml", f"--env=SUREFOOT_APP={app}")
+        if not docker("run", "--detach", f"--name={NAME}", *named, *options, image):
             return 1
         process = first_process()
         if process is not None:

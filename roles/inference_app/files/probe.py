@@ -220,10 +220,13 @@ def managed(asked):
     running = gateway(f"{asked['run_dir']}/http.sock")
     engine = docker(asked["images"]) if asked["engine"] == "docker" else None
     pid = int(unit.get("MainPID", 0))
+    # Names of apps with their settings, of which several may have one image: the one that was started comes first.
+    started = [linked(asked["instead"]) or linked(f"{asked['apps']}/current"), *(name for name in known if "@" in name)]
     if asked["engine"] == "docker":
         container = (engine or {}).get("container") or {}
         pid = container.get("pid", 0)
-        app = next((name for name, each in known.items() if each["image"] == container.get("image")), None)
+        image = container.get("image")
+        app = next((name for name in started if known.get(name, {}).get("image") == image), None)
     else:
         app = next((name for name in known if f"/{name}/venv/" in content(f"/proc/{pid}/cmdline")), None)
     if running:
@@ -284,6 +287,7 @@ def main(asked):
         "machine": platform.machine(),
         "artifact": about,
         "configuration": "none" if not Path(asked["config"]).exists() else "wanted" if same else "other",
+        "settings": asked["settings"],
         "same_settings": content(asked["note"]).partition(" ")[0] == asked["settings"],
         "directories": [look_at(Path(path)) for path in asked["directories"]],
         "other_files": [path for path, wanted in asked["files"].items() if digest(path) != wanted],

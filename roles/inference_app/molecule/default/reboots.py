@@ -48,7 +48,7 @@ def running():
         return venv[1]
     image = said("docker", "inspect", "--format", "{{.Image}}", "surefoot")
     found = [path.parent.name for path in apps.folder.glob("*/image") if path.read_text().strip() == image]
-    return next((name for name in found if name != "current"), "none")
+    return next((name for name in found if "@" in name), "none")
 
 
 apps = SourceFileLoader("trial", "/usr/local/sbin/surefoot-trial").load_module().Apps(Path("/data/surefoot/apps"))
