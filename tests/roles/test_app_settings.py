@@ -266,5 +266,5 @@ def test_the_attendant_of_a_container_runs_the_app_that_is_to_be_started(
     monkeypatch.setattr(attend, "DOCKER", str(engine))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert attend.main(str(tmp_path / "instead"), str(tmp_path), "/run/x", "--option") == 1
-    config = f"--env=SUREFOOT_CONFIG={tmp_path}/{started}/surefoot.toml"
-    assert f"run --detach --name=surefoot {config} --option sha256:{started}" in log.read_text().splitlines()
+    told = f"--env=SUREFOOT_CONFIG={tmp_path}/{started}/surefoot.toml --env=SUREFOOT_APP={tmp_path}/{started}"
+    assert f"run --detach --name=surefoot {told} --option sha256:{started}" in log.read_text().splitlines()
