@@ -15,12 +15,14 @@ demo: .venv/demo.stamp ## Deploy a real model to a device in a folder, update it
 demo-down: ## Stop the demo and remove it
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo.down; else echo "no demo here"; fi
 
-.PHONY: test test-full test-pythons check fix
+.PHONY: test test-full test-vm test-pythons check fix
 test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 test-full: .venv/dev.stamp ## Run the tests and the long sweeps that CI leaves out
 	SUREFOOT_FULL=1 SUREFOOT_CYCLES=$${SUREFOOT_CYCLES:-100000} \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "full or not full" $(TESTS)
+	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vm" $(TESTS)
+test-vm: .venv/dev.stamp ## Boot, seal and abuse a virtual device (root on Debian; hours): TESTS=tests/system/test_sealed_root.py for a part
+	$(BIN)/python -m pytest -s -m vm $(or $(TESTS),tests/system)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
 	.ci/pythons
 check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing

@@ -94,7 +94,7 @@ def patient_recipe(source: Path, path: Path) -> Path:
 def _once(name: str, variant: str, sources: tuple[str, ...], make: Callable[[Path], None]) -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     stem = "-".join(filter(None, (name, variant)))
-    key = _digest(sources)
+    key = digest(sources)
     folder = FOLDER / f"{stem}-{key}"
     with (FOLDER / f"{stem}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -110,7 +110,7 @@ def _once(name: str, variant: str, sources: tuple[str, ...], make: Callable[[Pat
     return folder
 
 
-def _digest(sources: tuple[str, ...]) -> str:
+def digest(sources: tuple[str, ...]) -> str:
     """What the sources hold now, committed or not."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "-co", "--exclude-standard", *sources], cwd=ROOT, capture_output=True, check=True

@@ -67,10 +67,13 @@ def preprocessing(version: str, runtime: str) -> ImagePreprocessing:
 
 def ask(host: Host) -> dict[str, Any]:
     """What the model of a device answers to the sample pictures."""
-    with (
-        forwarded(host) as address,
-        triton.InferenceServerClient(address, network_timeout=ANSWER_TIMEOUT_S) as client,
-    ):
+    with forwarded(host) as address:
+        return ask_at(address)
+
+
+def ask_at(address: str) -> dict[str, Any]:
+    """The same, where the device is reached already."""
+    with triton.InferenceServerClient(address, network_timeout=ANSWER_TIMEOUT_S) as client:
         about = client.get_model_metadata(MODEL)
         (given,), (answered,) = about["inputs"], about["outputs"]
         how = preprocessing(about["versions"][0], about["platform"])

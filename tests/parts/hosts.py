@@ -45,6 +45,7 @@ class Host:
         """For an inventory."""
         return {
             "ansible_host": self.address,
+            "ansible_port": self.port,
             "ansible_user": self.user,
             "ansible_ssh_private_key_file": self.identity_file,
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.known_hosts} -o StrictHostKeyChecking=yes",
@@ -52,7 +53,8 @@ class Host:
         }
 
 
-def _key() -> Path:
+def login_key() -> Path:
+    """The key that the tests log in with, made once."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     key = FOLDER / "key"
     if not key.exists():
@@ -83,7 +85,7 @@ def up(engine: Engine, name: str, image: str = "device", *options: str) -> Host:
         options: more of ``docker run``, a volume for instance.
     """
     down(engine, name)
-    key = _key()
+    key = login_key()
     # Its own disk for what an overlay cannot hold: a device's Docker, and /data.
     engine.docker(
         "run", "--detach", f"--name={PREFIX}{name}", f"--hostname={name}", *RIGHTS, "--volume=/var/lib/docker",

@@ -1,0 +1,180 @@
+"""Power cuts of a machine that boots: its data disk as a cut left it, under a system that starts from it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from surefoot.durable import Disk
+from surefoot.slots.content import fault
+from surefoot.slots.store import Store
+from surefoot.slots.table import check
+from tests.crash import kernel
+from tests.crash.blocks import Image
+from tests.parts import asking
+from tests.roles.fleet import MODEL
+from tests.system.conftest import Sealing
+from tests.system.sealing import SERVES, Device
+from tests.system.writes import Cuts, mounted, recorded
+from tests.told import Told
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(6 * 3600)]
+SEED = int(os.environ.get("SUREFOOT_SEED", "20250601"))
+BOOTED = int(os.environ.get("SUREFOOT_VM_CUTS", "200"))
+REPLAYED = int(os.environ.get("SUREFOOT_VM_STATES", "3000"))
+SERVES_WITHIN_S = 120.0  # of the boot, under emulation
+
+
+class Step(NamedTuple):
+    """What an operator does, and what may serve if the power is cut in the middle of it, and after it."""
+
+    name: str
+    do: Callable[[Device], object]
+    during: frozenset[str]
+    after: frozenset[str]
+
+
+OLD, NEW, EITHER = frozenset({"1.0.0"}), frozenset({"2.0.0"}), frozenset({"1.0.0", "2.0.0"})
+STEPS = [
+    Step("install", lambda device: device.install("2.0.0"), OLD, OLD),
+    # Nothing was confirmed yet: a trial may go on after the boot, or be tried again.
+    Step("activate", lambda device: device.model("activate", MODEL, "--version", "2.0.0"), EITHER, EITHER),
+    Step("confirm", lambda device: device.model("confirm", MODEL, "--wait", "60"), EITHER, NEW),
+    Step("rollback", lambda device: device.model("rollback", MODEL), EITHER, OLD),
+    Step("back again", lambda device: device.model("activate", MODEL, "--version", "2.0.0"), EITHER, NEW),
+]
+
+
+class Stretch(NamedTuple):
+    """What a machine wrote in some steps. ``places``: how long the record was at the end of each, as acknowledged."""
+
+    cuts: Cuts
+    places: list[int]
+
+    def step(self, image: Image) -> tuple[str, frozenset[str]]:
+        """In which step a cut falls, and what may serve after it."""
+        done = image.marks - 1
+        if done >= len(STEPS):
+            return "after all", STEPS[-1].after
+        before = STEPS[done - 1].after if done else OLD
+        return STEPS[done].name, STEPS[done].during | before
+
+
+@pytest.fixture
+def stretch(sealed_device: Sealing, sealed_disks: object, tmp_path: Path) -> Stretch:
+    device = sealed_device("recorded", record=True)
+    machine = device.machine
+    places = [_length(machine.log)]
+    for step in STEPS:
+        step.do(device)
+        places.append(_length(machine.log))
+    machine.pull_the_plug()
+    return Stretch(Cuts(machine.data or Path(), recorded(machine.log), places, SEED), places)
+
+
+def _length(log: Path) -> int:
+    entries = recorded(log)
+    return entries[-1].end if entries else 0
+
+
+def test_whatever_was_written_it_boots_serves_and_can_be_updated(
+    stretch: Stretch, sealed_device: Sealing, tmp_path: Path, told: Told
+) -> None:
+    chance = random.Random(SEED)
+    images = _spread(list(stretch.cuts.images(20 * BOOTED)), stretch, chance)[:BOOTED]
+    slowest_s = 0.0
+    for number, image in enumerate(images):
+        step, may_serve = stretch.step(image)
+        disk = stretch.cuts.make(image, tmp_path / "cut.img")
+        device = sealed_device(f"cut-{number}", boots=True, data=disk)
+        machine = device.machine
+        began = time.monotonic()
+        machine.start()
+        try:
+            machine.wait(SERVES)
+            within_s = time.monotonic() - began
+            slowest_s = max(slowest_s, within_s)
+            answered = asking.ask(machine.host)
+            assert answered["version"] in may_serve, f"{answered['version']} serves"
+            assert answered["right"] >= 9, answered
+            device.model("verify", MODEL, "--golden")
+            assert within_s <= SERVES_WITHIN_S, f"served after {within_s:.0f} s"
+            _can_be_updated(device)
+        except AssertionError as error:
+            raise AssertionError(f"cut {number}, in {step}, {image.what}: {error}\n{machine.tail()}") from error
+        print(f"cut {number + 1} of {len(images)}, in {step}: serves {answered['version']} after {within_s:.0f} s")
+        machine.pull_the_plug()
+        machine.data_disk.unlink()
+        told("booted after a power cut", 1)
+    print(f"{len(images)} boots after a cut, none lost, slowest {slowest_s:.0f} s, seed {SEED}")
+
+
+def _spread(images: list[Image], stretch: Stretch, chance: random.Random) -> list[Image]:
+    """As many of each step as there are, in turn."""
+    chance.shuffle(images)
+    by_step: dict[str, list[Image]] = {}
+    for image in images:
+        by_step.setdefault(stretch.step(image)[0], []).append(image)
+    mixed: list[Image] = []
+    while any(by_step.values()):
+        mixed += [left.pop() for left in by_step.values() if left]
+    return mixed
+
+
+def _can_be_updated(device: Device) -> None:
+    """To the one that it does not serve, and back."""
+    status = device.status()
+    wanted = "2.0.0" if asking.ask(device.machine.host)["version"] == "1.0.0" else "1.0.0"
+    if status.get("trial"):
+        device.model("confirm", MODEL, "--wait", "60")
+        return
+    if wanted == "1.0.0":
+        device.model("rollback", MODEL)
+        return
+    device.install(wanted)
+    device.model("activate", MODEL, "--version", wanted)
+    device.model("confirm", MODEL, "--wait", "60")
+    assert asking.ask(device.machine.host)["version"] == wanted
+
+
+def test_thousands_of_disks_that_a_cut_may_leave_hold_a_model_that_serves(
+    stretch: Stretch, tmp_path: Path, told: Told
+) -> None:
+    began = time.monotonic()
+    judged = kernel.privately(lambda: sum(_judged(stretch, tmp_path)))
+    seconds = time.monotonic() - began
+    flushes = stretch.cuts.flushes
+    print(f"{judged} disks of a machine, {flushes} flushes, {judged / seconds * 60:.0f} a minute, seed {SEED}")
+    told("disks of a machine after a cut", judged)
+    assert judged >= REPLAYED
+
+
+def _judged(stretch: Stretch, folder: Path) -> Iterator[int]:
+    disk = None
+    for image in stretch.cuts.images(REPLAYED):
+        if disk is None:
+            disk = stretch.cuts.make(image, folder / "replayed.img")
+        stretch.cuts.put(image, disk)
+        step, may_serve = stretch.step(image)
+        with mounted(disk, folder / "at") as at:
+            serving = _what_serves(at / "surefoot" / "models")
+        assert serving in may_serve, f"in {step}, {image.what}: {serving} serves"
+        yield 1
+
+
+def _what_serves(models: Path) -> str | None:
+    """As the app finds it at its start: the store recovered, every byte hashed."""
+    store = Store(models, MODEL, disk=Disk(), boot="another")
+    state = store.recover().state
+    assert check(state) == []
+    for slot, held in state.slots.items():
+        if held.release is not None and held.status in ("confirmed", "trial", "ready"):
+            assert fault(store.slot_path(slot), held.release) is None, f"slot {slot} is not {held.release}"
+    assert state.trial is None or state.fallback is not None, "a trial has no way back"
+    return state.serving.version if state.serving else None
