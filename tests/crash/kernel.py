@@ -19,6 +19,7 @@ AUTOCLEAR = 4  # the device lets go of its file when nobody has it open
 BLKFLSBUF = 0x1261  # linux/fs.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MS_NOATIME, MNT_DETACH = 1024, 2  # sys/mount.h
+MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 CLONE_NEWNS = 0x20000  # sched.h
 BUSY_S = 5.0
@@ -31,6 +32,13 @@ def mount(source: str, target: Path, kind: str, options: str = "") -> None:
     """mount(2), reads leaving no trace."""
     if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), MS_NOATIME, options.encode()) != 0:
         _fail(f"mount {source} on {target}")
+
+
+def remount(target: Path, *, read_only: bool, options: str = "") -> None:
+    """mount(2) of what is mounted. EBUSY where it is to become read-only and a file is open for writing."""
+    flags = MS_NOATIME | MS_REMOUNT | (MS_RDONLY if read_only else 0)
+    if _libc.mount(None, os.fsencode(target), None, flags, options.encode()) != 0:
+        _fail(f"remount {target}")
 
 
 def unmount(target: Path, *, lazily: bool = False) -> None:
