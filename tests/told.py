@@ -33,6 +33,7 @@ ORDER = (
     "cuts of an app's update",
     "writes and flushes answered with EIO",
     "disks full, out of inodes, over their quota",
+    "disks read-only in the middle",
     "bits flipped in a repository",
 )
 

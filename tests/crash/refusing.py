@@ -83,7 +83,7 @@ class Full:
 
 
 class ReadOnly:
-    """The file system is remounted read-only; where a file is open for writing, as ext4 does that by itself on errors."""
+    """It is remounted read-only; where a file is open for writing, in the way that ext4 does so by itself on errors."""
 
     refuses = ("EROFS", os.strerror(errno.EROFS))
     disk = Disk

@@ -6,13 +6,14 @@ the next update works.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from plugins.module_utils.app_store import Apps
-from surefoot.durable import Disk, hash_file
+from surefoot.durable import Disk, hash_file, unable
 from surefoot.slots.content import fault
 from tests.app.release.publishing import Publisher
 from tests.app.release.refreshing import refresh
@@ -28,7 +29,6 @@ from tests.told import Told
 
 IN_CI = (
     "install, its files moved",
-    "third install, archiving",
     "activate",
     "confirm",
     "reject a trial",
@@ -73,6 +73,11 @@ def test_a_disk_that_refuses_in_the_middle_leaves_the_old_or_the_new(
     releases: Releases,
     swept: Callable[[str, Subject], Outcome],
 ) -> None:
+    swept(hazard, subject_of(name, device, releases))
+
+
+def subject_of(name: str, device: Callable[..., Path], releases: Releases) -> Subject:
+    """One of the store's operations."""
     case = CASES[name]
     prepared = case.start(device, releases)
     before = open_plain(prepared, FastDisk()).read()
@@ -98,7 +103,45 @@ def test_a_disk_that_refuses_in_the_middle_leaves_the_old_or_the_new(
         assert state.generation >= (done if said_done else before).generation, "what was acknowledged is lost"
         next_update_works(store, releases["9.0.0"])
 
-    swept(hazard, Subject(prepared, operate, serves, judge))
+    return Subject(prepared, operate, serves, judge)
+
+
+class InPlace(Disk):
+    """Writes over what is there."""
+
+    def write_all(
+        self, files: Mapping[Path, bytes], mode: int = 0o644, modes: Mapping[Path, int] | None = None
+    ) -> None:
+        for path, data in files.items():
+            try:
+                descriptor = self._create(path, mode)
+                try:
+                    self._write(descriptor, data, path)
+                    self._fsync(descriptor, path)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise unable(error, path) from error
+
+
+@of_both
+def test_mutant_that_writes_in_place_is_caught(
+    hazard: str,
+    device: Callable[..., Path],
+    releases: Releases,
+    needs: Callable[[bool, str], None],
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
+    monkeypatch.setattr(HAZARDS[hazard], "disk", InPlace)
+    subject = subject_of("confirm", device, releases)
+
+    def inside() -> None:
+        with small_disk(scratch) as small, pytest.raises(AssertionError, match="2.0.0 serves"):
+            sweep(subject, small, HAZARDS[hazard](small))
+
+    kernel.privately(inside)
 
 
 @pytest.fixture
