@@ -138,7 +138,7 @@ def test_mutant_that_writes_in_place_is_caught(
     subject = subject_of("confirm", device, releases)
 
     def inside() -> None:
-        with small_disk(scratch) as small, pytest.raises(AssertionError, match="2.0.0 serves"):
+        with small_disk(scratch) as small, pytest.raises(AssertionError, match=r"2\.0\.0 serves"):
             sweep(subject, small, HAZARDS[hazard](small))
 
     kernel.privately(inside)

@@ -6,21 +6,28 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from surefoot.durable import locked
 from surefoot.errors import DeviceUnable
+from surefoot.slots import content
 from surefoot.slots.scrub import CHUNK_BYTES, hash_from_disk
 from surefoot.slots.status import report
-from surefoot.slots.store import Store
+from surefoot.slots.store import Recovery, Store
 from tests.app.slots import kit
 from tests.crash import disks, kernel
 
 
 def rotten(store: Store) -> list[str]:
     return [f"{each.where}/{each.path.name}" for each in store.kept() if hash_from_disk(each.path)[0] != each.sha256]
+
+
+def heal(store: Store) -> Recovery:
+    return store.heal(pause=lambda _: None)
 
 
 def device(folder: Path, *versions: str) -> tuple[Store, dict[str, kit.Release]]:
@@ -63,7 +70,7 @@ def test_every_file_of_slots_and_archive_is_looked_at(tmp_path):
 def test_a_rotten_active_release_gives_way_to_the_confirmed_one(tmp_path):
     store, _ = device(tmp_path, "1.0.0", "2.0.0")
     kit.flip_a_bit(store.slot_path("b") / "model.onnx")
-    recovery = store.heal()
+    recovery = heal(store)
     assert kit.serving(store) == "1.0.0"
     assert any("slot b was confirmed and its content is not" in action for action in recovery.actions)
 
@@ -75,7 +82,7 @@ def test_a_rotten_active_release_is_not_refilled_below_its_worker_but_the_other_
     active = store.read().active
     kit.flip_a_bit(store.slot_path(active) / "model.onnx")
     with locked(store.slot_lock_path(active), shared=True):
-        store.heal()
+        heal(store)
         assert kit.serving(store) == "3.0.0"
 
 
@@ -83,7 +90,7 @@ def test_without_a_worker_it_is_healed_from_the_archive(tmp_path):
     store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
     store.rollback(2)
     kit.flip_a_bit(store.slot_path(store.read().active) / "model.onnx")
-    store.heal()
+    heal(store)
     assert kit.serving(store) == "1.0.0"
     assert rotten(store) == []
 
@@ -93,7 +100,7 @@ def test_the_last_release_that_can_serve_is_kept_and_the_fault_told_once(tmp_pat
     kit.flip_a_bit(store.slot_path("a") / "model.onnx")
     before = store.read()
     with locked(store.slot_lock_path("a"), shared=True):  # as its worker has it
-        for look in (store.heal, store.recover, store.heal):
+        for look in (partial(heal, store), store.recover, partial(heal, store)):
             recovery = look()
             assert "nothing else here can serve" in recovery.actions[0] and "fetch 1.0.0" in recovery.actions[0]
     state = store.read()
@@ -105,11 +112,11 @@ def test_it_is_fetched_again_beside_the_rotten_one_and_serves_at_once(tmp_path):
     store, releases = device(tmp_path, "1.0.0")
     kit.flip_a_bit(store.slot_path("a") / "model.onnx")
     with locked(store.slot_lock_path("a"), shared=True):
-        store.heal()
+        heal(store)
         store.activate(kit.install(store, releases["1.0.0"]))
     state = store.read()
     assert (state.active, state.trial, kit.serving(store)) == ("b", None, "1.0.0")
-    store.heal()
+    heal(store)
     assert rotten(store) == []
 
 
@@ -120,15 +127,15 @@ def test_a_rotten_release_of_the_archive_is_removed_and_the_status_says_so(tmp_p
         each for each in store.kept() if each.where.startswith("archive/") and each.path.name == "model.onnx"
     )
     kit.flip_a_bit(archived.path)
-    assert "had rotted and is removed" in store.heal().actions[-1]
+    assert "had rotted and is removed" in heal(store).actions[-1]
     assert "these are not on the device: 1.0.0" in str(report(store).problem)
-    assert store.heal().actions == []
+    assert heal(store).actions == []
 
 
 def test_a_healthy_device_is_not_written_to(tmp_path):
     store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
     before = store.read()
-    assert store.heal().actions == []
+    assert heal(store).actions == []
     assert store.read() == before
 
 
@@ -157,6 +164,106 @@ def test_rot_below_the_kernels_memory_is_seen(tmp_path: Path, needs: Callable[[b
     kernel.privately(run)
 
 
+def during_the_pause(do: Callable[[], object]) -> Callable[[float], object]:
+    """A pause in which somebody else is at work."""
+
+    def pause(seconds: float) -> None:
+        assert seconds > 0
+        do()
+
+    return pause
+
+
+def test_nobody_who_wants_the_operation_waits_while_it_is_hashed(tmp_path: Path) -> None:
+    """An operator's rollback in the middle; another store is another process, as far as locks are concerned."""
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "card.md")
+
+    def roll_back() -> None:
+        operator = kit.open_store(tmp_path / "device")
+        with operator.operation("rollback"):
+            operator.rollback(reason="the operator wants it")
+
+    with store.operation("heal"), pytest.raises(DeviceUnable, match="another operation"):
+        roll_back()  # so it would be refused
+    store.heal(during_the_pause(roll_back))
+    assert kit.serving(store) == "2.0.0", "the rollback was made"
+    assert rotten(store) == []
+
+
+def test_a_slot_that_was_filled_meanwhile_is_not_given_up(tmp_path: Path) -> None:
+    """What was seen is not what lies there now, though both are of one release."""
+    store, releases = device(tmp_path, "1.0.0", "2.0.0")
+    kit.flip_a_bit(store.slot_path("a") / "model.onnx")
+
+    def refill() -> None:
+        other = kit.open_store(tmp_path / "device")
+        other.recover()
+        assert kit.install(other, releases["1.0.0"]) == "a"
+        kit.flip_a_bit(store.slot_path("a") / "model.onnx")  # so that the second look finds it wrong too
+
+    store.heal(during_the_pause(refill))
+    assert store.read().slots["a"].release is not None, "what another process has put there was removed"
+    heal(store)
+    assert store.read().slots["a"].release is None, "the next look sees to it"
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, module: str) -> list[Path]:
+    """The first file that is hashed answers EIO. Returns what was hashed."""
+    seen: list[Path] = []
+
+    def hashed(path: Path, *arguments: Callable[[int], object]) -> tuple[str, int]:
+        seen.append(path)
+        if len(seen) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return hash_from_disk(path, *arguments)
+
+    monkeypatch.setattr(module, hashed)
+    return seen
+
+
+def test_a_disk_that_fails_once_has_not_rotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    before = store.read()
+    seen = fails_once(monkeypatch, "surefoot.slots.scrub.hash_from_disk")
+    assert heal(store).actions == [] and store.read() == before
+    assert seen[0] in seen[1:], "it was looked at again"
+
+
+def test_mutant_that_believes_the_first_look_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    before = store.read()
+    monkeypatch.setattr("surefoot.slots.scrub.twice", lambda look, pause: look())
+    fails_once(monkeypatch, "surefoot.slots.scrub.hash_from_disk")
+    assert heal(store).actions != [] and store.read() != before
+
+
+def test_a_disk_that_fails_twice_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = device(tmp_path, "1.0.0", "2.0.0")
+    rot = store.slot_path("b") / "model.onnx"
+
+    def hashed(path: Path, *arguments: Callable[[int], object]) -> tuple[str, int]:
+        if path == rot:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return hash_from_disk(path, *arguments)
+
+    monkeypatch.setattr("surefoot.slots.scrub.hash_from_disk", hashed)
+    heal(store)
+    assert kit.serving(store) == "1.0.0"
+
+
+def test_a_disk_that_fails_once_at_a_start_loses_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = device(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+    before, real = store.read(), content.fault
+    answers = iter(["Input/output error"])
+
+    def fault(*arguments: Any) -> str | None:
+        return next(answers, None) or real(*arguments)
+
+    monkeypatch.setattr("surefoot.slots.recovery.fault", fault)
+    assert store.recover().actions == [] and store.read() == before
+
+
 def synced(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
@@ -172,9 +279,9 @@ def test_what_says_nothing_of_the_content_gives_nothing_up(tmp_path, monkeypatch
     def failing(path: Path) -> tuple[str, int]:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("surefoot.slots.store.hash_from_disk", failing)
+    monkeypatch.setattr("surefoot.slots.scrub.hash_from_disk", failing)
     with pytest.raises(DeviceUnable, match="cannot read"):
-        store.heal()
+        heal(store)
     assert store.read() == before
     assert len(store.kept()) == 12, "the archive is whole"
 

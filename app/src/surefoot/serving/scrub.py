@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 
 import msgspec
 
@@ -27,7 +28,7 @@ from surefoot.release.pacing import Cap, Timing
 from surefoot.serving.keeper import ModelKeeper
 from surefoot.serving.status import ScrubServing
 from surefoot.slots.content import ABOUT_CONTENT
-from surefoot.slots.scrub import Kept, hash_from_disk
+from surefoot.slots.scrub import Kept, hash_from_disk, twice
 
 LOWEST_NICE = 19
 FIRST_AFTER_S = 3600.0
@@ -42,7 +43,7 @@ class Stopped(Exception):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a look at every byte came to. ``rotten``: files that were not what was installed, or were gone."""
+    """What a look at every byte came to. ``rotten``: files that twice were not what was installed, or were gone."""
 
     read_bytes: int
     seconds: float
@@ -98,18 +99,21 @@ class Scrubber:
     def _read(self, files: list[Kept]) -> Found:
         begun_s = time.monotonic()
         cap = Cap(self._settings.most_bytes_s, Timing(sleep=self._wait))
-        total, rotten = 0, list[Kept]()
-        for file in files:
+        total = 0
+
+        def differs(file: Kept) -> bool:
+            nonlocal total
             try:
                 digest, length = hash_from_disk(file.path, cap.passed)
             except OSError as error:
                 if error.errno not in ABOUT_CONTENT:
                     raise
-                digest, length = str(error.strerror), 0
+                return True
             total += length
-            if digest != file.sha256:
-                rotten.append(file)
-        return Found(total, time.monotonic() - begun_s, tuple(rotten))
+            return digest != file.sha256
+
+        rotten = tuple(file for file in files if twice(partial(differs, file), self._wait))
+        return Found(total, time.monotonic() - begun_s, rotten)
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(max(0.0, seconds)):

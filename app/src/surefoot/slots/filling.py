@@ -16,6 +16,7 @@ from surefoot.slots import table
 from surefoot.slots.archive import Entry
 from surefoot.slots.content import Record, copy_release, fault, move_release, read_record, wanted, write_record
 from surefoot.slots.journal import Journal
+from surefoot.slots.scrub import hash_from_disk
 from surefoot.slots.state import ReleaseRef, Slot, State
 
 SLOT_LOCK_WAIT_S = 35.0  # a little longer than a worker may take to drain
@@ -124,11 +125,13 @@ class Filler:
                 return
             change = table.Change("archive", slot)
             state = self._journal.commit(state, table.apply(state, change), change)
-        if fault(self._layout.slot(slot), now.release) is None:  # what is damaged is worth no place in the archive
+        here = self._layout.slot(slot)
+        # What is damaged is worth no place in the archive; a disk that fails once has damaged nothing.
+        if fault(here, now.release) is None or fault(here, now.release, hash_from_disk) is None:
             with self._slot_alone(slot):
-                here = read_record(self._layout.slot_record(slot))
-                record = Record(now.release, True, here.order if here else 0, state.floor)
-                self._journal.archive.take(self._layout.slot(slot), record)
+                known = read_record(self._layout.slot_record(slot))
+                record = Record(now.release, True, known.order if known else 0, state.floor)
+                self._journal.archive.take(here, record)
 
     def _copy(
         self, slot: Slot, release: ReleaseRef, manifest: Manifest, data: bytes, files: dict[str, Path], lay: Lay

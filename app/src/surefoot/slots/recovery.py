@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import msgspec
 
-from surefoot.durable import TEMPORARY_PREFIX, hash_file, locked
+from surefoot.durable import TEMPORARY_PREFIX, locked
 from surefoot.errors import DeviceUnable, SurefootError
 from surefoot.slots import table
-from surefoot.slots.content import Hash, fault
+from surefoot.slots.content import fault
 from surefoot.slots.filling import Filler
 from surefoot.slots.journal import Journal
 from surefoot.slots.operation import Operation
 from surefoot.slots.plan import Content, Facts, Step, recover
+from surefoot.slots.scrub import Rotten, hash_from_disk
 from surefoot.slots.sealed import NewerFormat
 from surefoot.slots.state import SLOTS, ReleaseRef, Slot, State
 
@@ -39,15 +41,15 @@ class Recoverer:
         self._journal, self._filler, self._operation = journal, filler, operation
         self._layout = journal.layout
 
-    def recover(self, hashed: Hash = hash_file, unread: Collection[Slot] = ()) -> Recovery:
-        """See ``Store.recover``, ``Store.heal`` and, for slots that are left ``unread``, ``Store.repair``."""
+    def recover(self, unread: Collection[Slot] = (), rotten: Sequence[Rotten] = ()) -> Recovery:
+        """See ``Store.recover`` and, for slots that are left ``unread``, ``Store.repair`` and ``Store.heal``."""
         actions: list[str] = []
         healed: set[ReleaseRef | None] = set()
         try:
             with self._alone() as alone:
                 for _ in range(MOST_ROUNDS):
                     state = self._repaired(actions)
-                    found = self.look(state, busy=not alone, hashed=hashed, unread=unread)
+                    found = self.look(state, busy=not alone, unread=unread, rotten=rotten)
                     steps = [one for one in recover(state, found) if one.kind != "drop" and one.release not in healed]
                     healed |= {
                         one.release for one in steps if one.kind == "heal"
@@ -65,7 +67,7 @@ class Recoverer:
         except NewerFormat:
             raise
         except DeviceUnable as error:
-            return self._unwritten(actions, error, unread)
+            return self._unwritten(actions, error, unread, rotten)
 
     def _repaired(self, actions: list[str]) -> State:
         before = self._journal.copies.load()
@@ -75,7 +77,11 @@ class Recoverer:
             return state
 
     def _is_mapped(self, slot: Slot | None) -> bool:
-        """Whether a worker has the content of a slot in memory, as it was verified when it was loaded."""
+        """Whether a worker has a slot: its content in memory, as it was verified, or about to be.
+
+        One that is still verifying leaves no rotten release serving: it hashes after it has taken the lock, refuses
+        what is not what was installed, and who started it recovers again once it has let go (``ModelKeeper``).
+        """
         if slot is None or not self._layout.slot_lock(slot).exists():
             return False
         try:
@@ -105,13 +111,14 @@ class Recoverer:
         state: State,
         *,
         busy: bool,
-        hashed: Hash = hash_file,
         unread: Collection[Slot] = (),
+        rotten: Sequence[Rotten] = (),
         tolerant: bool = False,
     ) -> Facts:
         """What is on the disk: every byte of the slots read, but for those that are taken for whole where they are.
 
-        What this user may not read is an error, or where that is ``tolerant`` not to be served.
+        What was found ``rotten`` before is so while it lies there. What this user may not read is an error, or where
+        that is ``tolerant`` not to be served.
         """
         content: dict[Slot, Content] = {}
         for slot in SLOTS:
@@ -120,8 +127,11 @@ class Recoverer:
                 content[slot] = "none"
                 continue
             try:
-                whole = release is not None and (
-                    slot in unread or fault(self._layout.slot(slot), release, hashed) is None
+                known = any((each.where, each.release) == (slot, release) and each.lies_there() for each in rotten)
+                whole = (
+                    release is not None
+                    and not known
+                    and (slot in unread or not _rotten(self._layout.slot(slot), release))
                 )
             except DeviceUnable:
                 if not tolerant:
@@ -159,7 +169,7 @@ class Recoverer:
         try:
             slot = self._filler.restore(entry)
         except SurefootError as error:
-            if fault(entry.path, entry.record.release) is None:
+            if not _rotten(entry.path, entry.record.release):
                 raise
             actions.append(f"the archived {step.release} is damaged and removed: {error}")
             self._journal.archive.remove(entry)
@@ -179,11 +189,18 @@ class Recoverer:
                 alone = False
             yield alone
 
-    def _unwritten(self, actions: list[str], error: DeviceUnable, unread: Collection[Slot]) -> Recovery:
+    def _unwritten(
+        self, actions: list[str], error: DeviceUnable, unread: Collection[Slot], rotten: Sequence[Rotten]
+    ) -> Recovery:
         """What is true, told without writing it: the confirmed slot serves."""
         state = self._journal.read()
-        facts = self.look(state, busy=False, unread=unread, tolerant=True)
+        facts = self.look(state, busy=False, unread=unread, rotten=rotten, tolerant=True)
         for step in recover(state, msgspec.structs.replace(facts, archived=())):
             if step.kind != "drop" and step.kind != "heal":
                 state = table.apply(state, table.Change(step.kind, step.slot, reason=step.why))
         return Recovery(state, [*actions, f"nothing was written: {error}"], written=False)
+
+
+def _rotten(directory: Path, release: ReleaseRef) -> bool:
+    """Whether it is not what was installed, seen twice, the second time on the disk itself: a disk may fail once."""
+    return fault(directory, release) is not None and fault(directory, release, hash_from_disk) is not None

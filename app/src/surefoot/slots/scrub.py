@@ -1,11 +1,12 @@
 """Bits rot where nobody reads. Every byte of a model's slots and archive is read from the disk itself, slowly.
 
-Reading as usual would show what the kernel has in memory. Nothing is changed here: what to do about a fault is
-``Store.heal``'s, which looks again.
+Reading as usual would show what the kernel has in memory. Nothing is changed here and no lock is held, for
+gigabytes take their time: what to do about a fault is ``Store.heal``'s, which looks whether that still lies there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -13,7 +14,9 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -21,12 +24,15 @@ from surefoot.durable import read_bounded
 from surefoot.errors import SurefootError
 from surefoot.release import manifest as manifests
 from surefoot.release.manifest import FILE_NAME, MOST_MANIFEST_BYTES
-from surefoot.slots.content import wanted
+from surefoot.slots.content import fault, wanted
 from surefoot.slots.journal import Journal
 from surefoot.slots.state import SLOTS, ReleaseRef, State
 
+AGAIN_AFTER_S = 0.5
 CHUNK_BYTES = 256 * 1024
 _F_NOCACHE = 48  # fcntl(2) of macOS
+Pause = Callable[[float], object]  # is given seconds
+T = TypeVar("T")
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -37,22 +43,60 @@ class Kept(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class Rotten(msgspec.Struct, frozen=True):
+    """A release that was not what was installed, twice in a row. ``identity``: of its folder then."""
+
+    where: str
+    path: Path
+    release: ReleaseRef
+    identity: tuple[int, ...]
+
+    def lies_there(self) -> bool:
+        """Whether that folder has its place still, and nothing else was put there since."""
+        return _identity(self.path) == self.identity
+
+
+def rotten(journal: Journal, state: State, pause: Pause) -> list[Rotten]:
+    """Every release of which a byte is not what was installed, by what the disk holds.
+
+    Raises:
+        DeviceUnable: one cannot be read now, or not by this user.
+    """
+    found = []
+    for where, path, release in _places(journal, state):
+        identity = _identity(path)
+        wrong = twice(partial(_wrong, path, release), pause) if identity else None
+        if wrong:
+            found.append(Rotten(where, path, release, identity))
+    return found
+
+
+def twice(look: Callable[[], T], pause: Pause) -> T:
+    """What a look finds wrong, and not by chance: a disk may answer EIO once, and a bit may flip on its way here."""
+    if not (found := look()):
+        return found
+    pause(AGAIN_AFTER_S)
+    return look()
+
+
+def _wrong(directory: Path, release: ReleaseRef) -> str | None:
+    with contextlib.suppress(OSError):
+        os.close(_open_past_the_cache(directory / FILE_NAME, 0))
+    return fault(directory, release, hash_from_disk)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        facts = path.lstat()
+    except OSError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_ctime_ns
+
+
 def kept(journal: Journal, state: State) -> list[Kept]:
     """Every file of every release that is not being written now."""
-    places: list[tuple[str, Path, ReleaseRef | None]] = [
-        (slot, journal.layout.slot(slot), here.release)
-        for slot in SLOTS
-        if (here := state.slots[slot]).release is not None and here.status not in ("filling", "archiving")
-    ]
-    places += [
-        (f"archive/{entry.path.name}", entry.path, entry.record.release)
-        for entry in journal.archive.entries()
-        if entry.record is not None
-    ]
     found = []
-    for where, folder, release in places:
-        if release is None:
-            continue
+    for where, folder, release in _places(journal, state):
         found.append(Kept(where, folder / FILE_NAME, release.digest))
         try:
             manifest = manifests.decode(read_bounded(folder / FILE_NAME, MOST_MANIFEST_BYTES))
@@ -60,6 +104,22 @@ def kept(journal: Journal, state: State) -> list[Kept]:
         except (OSError, SurefootError):  # its digest will not agree
             continue
     return found
+
+
+def _places(journal: Journal, state: State) -> list[tuple[str, Path, ReleaseRef]]:
+    """Where releases lie that are not being written now, each as ``where`` of what is found there."""
+    slots = [
+        (str(slot), journal.layout.slot(slot), release)
+        for slot in SLOTS
+        if (release := state.slots[slot].release) is not None
+        and state.slots[slot].status not in ("filling", "archiving")
+    ]
+    archived = [
+        (f"archive/{entry.path.name}", entry.path, entry.record.release)
+        for entry in journal.archive.entries()
+        if entry.record is not None
+    ]
+    return slots + archived
 
 
 def hash_from_disk(path: Path, passed: Callable[[int], object] = lambda _: None) -> tuple[str, int]:

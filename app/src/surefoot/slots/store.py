@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -15,7 +16,6 @@ from surefoot.errors import BadRequest, DeviceUnable
 from surefoot.release.manifest import Manifest
 from surefoot.slots import admission, formats, health, table
 from surefoot.slots.boot import boot_id
-from surefoot.slots.content import fault
 from surefoot.slots.copies import Copies
 from surefoot.slots.filling import SLOT_LOCK_WAIT_S, Filler
 from surefoot.slots.journal import Journal, now
@@ -23,7 +23,7 @@ from surefoot.slots.layout import NAME, Layout
 from surefoot.slots.operation import Operation
 from surefoot.slots.recovery import Recoverer, Recovery
 from surefoot.slots.returning import Returner
-from surefoot.slots.scrub import Kept, hash_from_disk, kept
+from surefoot.slots.scrub import Kept, Pause, kept, rotten
 from surefoot.slots.state import SLOTS, Event, ReleaseRef, Slot, State
 from surefoot.slots.status import SlotHealth
 from surefoot.slots.table import Change
@@ -181,14 +181,25 @@ class Store:
         """Every file that is here for good, and its digest, for a scrub."""
         return kept(self._journal, self.read())
 
-    def heal(self) -> Recovery:
-        """As :meth:`recover`, by what the disk itself holds. Rotten releases of the archive are removed and told of."""
-        recovery = self._recoverer.recover(hash_from_disk)
-        for entry in self._journal.archive.entries():
-            if entry.record is not None and fault(entry.path, entry.record.release, hash_from_disk) is not None:
-                with self.operation("remove a rotten release"):
-                    self._journal.archive.remove(entry)
-                recovery.actions.append(f"the archived {entry.record.release} had rotted and is removed")
+    def heal(self, pause: Pause = time.sleep) -> Recovery:
+        """As :meth:`recover`, by what the disk itself holds. Rotten releases of the archive are removed and told of.
+
+        Everything is read before a lock is taken, and what is not as it was installed once more after a ``pause``. Then
+        only what still lies there is seen to: a slot that was filled meanwhile waits for the next scrub.
+
+        Raises:
+            DeviceUnable: something cannot be read now, or not by this user; or another operation is under way.
+        """
+        found = rotten(self._journal, self.read(), pause)
+        recovery = self._recoverer.recover(SLOTS, found)
+        archived = [each for each in found if each.where not in SLOTS]
+        if archived:
+            with self.operation("remove a rotten release"):
+                entries = {entry.path: entry for entry in self._journal.archive.entries()}
+                for each in archived:
+                    if each.path in entries and each.lies_there():
+                        self._journal.archive.remove(entries[each.path])
+                        recovery.actions.append(f"the archived {each.release} had rotted and is removed")
         return recovery
 
     # -- installing ------------------------------------------------------------------------------------------------
