@@ -34,6 +34,12 @@ def mount(source: str, target: Path, kind: str, options: str = "") -> None:
         _fail(f"mount {source} on {target}")
 
 
+def bind(source: Path, target: Path) -> None:
+    """mount(2): a folder in a second place."""
+    if _libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None) != 0:
+        _fail(f"bind {source} to {target}")
+
+
 def remount(target: Path, *, read_only: bool, options: str = "") -> None:
     """mount(2) of what is mounted. EBUSY where it is to become read-only and a file is open for writing."""
     flags = MS_NOATIME | MS_REMOUNT | (MS_RDONLY if read_only else 0)

@@ -7,6 +7,7 @@ the next update works.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,14 +15,18 @@ import pytest
 
 from plugins.module_utils.app_store import Apps
 from surefoot.durable import Disk, hash_file, unable
+from surefoot.errors import UntrustedRelease
 from surefoot.slots.content import fault
+from surefoot.slots.state import Slot
+from surefoot.slots.store import Store
 from tests.app.release.publishing import Publisher
 from tests.app.release.refreshing import refresh
+from tests.app.slots import kit
 from tests.crash import disks, kernel
 from tests.crash.conftest import Releases
 from tests.crash.cuts import FastDisk, holds_together, next_update_works, open_plain
 from tests.crash.refusing import Full, Outcome, ReadOnly, Subject, small_disk, stepping, sweep
-from tests.crash.test_cuts import CASES
+from tests.crash.test_cuts import CASES, Case
 from tests.crash.test_cuts_around import MODEL_BYTES, Fetching
 from tests.crash.test_power_cuts import holds, trust
 from tests.roles import test_app_store as app_store
@@ -73,12 +78,11 @@ def test_a_disk_that_refuses_in_the_middle_leaves_the_old_or_the_new(
     releases: Releases,
     swept: Callable[[str, Subject], Outcome],
 ) -> None:
-    swept(hazard, subject_of(name, device, releases))
+    swept(hazard, subject_of(CASES[name], device, releases))
 
 
-def subject_of(name: str, device: Callable[..., Path], releases: Releases) -> Subject:
+def subject_of(case: Case, device: Callable[..., Path], releases: Releases) -> Subject:
     """One of the store's operations."""
-    case = CASES[name]
     prepared = case.start(device, releases)
     before = open_plain(prepared, FastDisk()).read()
     done = before
@@ -135,13 +139,69 @@ def test_mutant_that_writes_in_place_is_caught(
 ) -> None:
     needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
     monkeypatch.setattr(HAZARDS[hazard], "disk", InPlace)
-    subject = subject_of("confirm", device, releases)
+    subject = subject_of(CASES["confirm"], device, releases)
 
     def inside() -> None:
         with small_disk(scratch) as small, pytest.raises(AssertionError, match=r"2\.0\.0 serves"):
             sweep(subject, small, HAZARDS[hazard](small))
 
     kernel.privately(inside)
+
+
+# -- an inbox below another mount of the same file system --------------------------------------------------------------
+
+
+def taken_from_another_mount(store: Store, release: kit.Release) -> Slot:
+    """As an install takes it, from an inbox that is a bind mount."""
+    inbox, there = (store.slot_path("a").parents[2] / name for name in ("inbox", "elsewhere"))
+    for folder in (inbox, there):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    files = {name: inbox / name for name in release.files}
+    kernel.bind(there, inbox)
+    try:
+        for name, path in release.files.items():
+            shutil.copy(path, inbox)
+            with pytest.raises(OSError, match="Invalid cross-device link"):
+                files[name].rename(inbox.parent / name)
+        slot = store.take(release.manifest, release.data, kit.VARIANT, files)
+        assert list(there.iterdir()) == [], "it was copied, and not moved"
+    finally:
+        kernel.unmount(inbox, lazily=True)  # an error keeps open what was being copied
+    store.mark_ready(slot)
+    return slot
+
+
+def test_what_lies_below_another_mount_of_the_file_system_is_taken_all_the_same(
+    needs: Callable[[bool, str], None], device: Callable[..., Path], releases: Releases
+) -> None:
+    needs(disks.possible(), "root on Linux, to mount a folder twice")
+    folder = device("1.0.0")
+
+    def run() -> None:
+        store = open_plain(folder, Disk())
+        before = store.read()
+        slot = taken_from_another_mount(store, releases["2.0.0"])
+        assert store.activate(slot).serving != before.serving
+        store.record_try()
+        store.confirm("ok")
+        next_update_works(store, releases["9.0.0"])
+        changed = kit.make_release(folder / "changed", "3.0.0")
+        kit.flip_a_bit(changed.files["model.onnx"])
+        was = store.read().serving
+        with pytest.raises(UntrustedRelease, match="does not match its manifest"):
+            taken_from_another_mount(store, changed)
+        assert holds_together(open_plain(folder, FastDisk()), store.read(), folder).serving == was
+
+    kernel.privately(run)
+
+
+@of_both
+def test_a_disk_that_refuses_while_that_is_copied_leaves_the_old(
+    hazard: str, device: Callable[..., Path], releases: Releases, swept: Callable[[str, Subject], Outcome]
+) -> None:
+    case = Case(("1.0.0",), lambda store, r: taken_from_another_mount(store, r["2.0.0"]), {"1.0.0"})
+    swept(hazard, subject_of(case, device, releases))
 
 
 @pytest.fixture

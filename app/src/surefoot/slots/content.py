@@ -110,14 +110,18 @@ def copy_release(
     disk.make_directory(into)
     disk.write(into / FILE_NAME, manifest_bytes)
     for file in wanted(manifest, variant_id):
-        found = disk.write_stream(into / file.name, _chunks(files[file.name], file.length_bytes))
-        if found != (file.sha256, file.length_bytes):
-            raise UntrustedRelease(
-                f"{file.name} of {manifest.name} {manifest.version} does not match its manifest",
-                found=f"sha256 {found[0]}, {found[1]} bytes",
-                expected=f"sha256 {file.sha256}, {file.length_bytes} bytes",
-                hint="fetch the release again; if that does not help, publish it again",
-            )
+        _copy(disk, files[file.name], into, manifest, file)
+
+
+def _copy(disk: Disk, source: Path, into: Path, manifest: Manifest, file: File) -> None:
+    found = disk.write_stream(into / file.name, _chunks(source, file.length_bytes))
+    if found != (file.sha256, file.length_bytes):
+        raise UntrustedRelease(
+            f"{file.name} of {manifest.name} {manifest.version} does not match its manifest",
+            found=f"sha256 {found[0]}, {found[1]} bytes",
+            expected=f"sha256 {file.sha256}, {file.length_bytes} bytes",
+            hint="fetch the release again; if that does not help, publish it again",
+        )
 
 
 def move_release(
@@ -125,8 +129,11 @@ def move_release(
 ) -> None:
     """The same without a copy, of files on this file system that were checked as they were written.
 
+    Where they lie below another mount of it, the kernel moves nothing: then each is copied and goes, so that there has
+    to be room for the longest.
+
     Raises:
-        UntrustedRelease: a file is not as long as the manifest says.
+        UntrustedRelease: a file is not as long as the manifest says, or where it is copied another one.
         DeviceUnable: the disk does not take it.
     """
     disk.make_directory(into)
@@ -141,7 +148,13 @@ def move_release(
                 hint="fetch the release again",
             )
         disk.sync_file(files[file.name])  # what a try wrote that was killed may not be on the disk
-        disk.move_file(files[file.name], into / file.name)
+        try:
+            disk.move_file(files[file.name], into / file.name)
+        except DeviceUnable as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EXDEV:
+                raise
+            _copy(disk, files[file.name], into, manifest, file)
+            disk.remove(files[file.name])
 
 
 def _chunks(path: Path, length_bytes: int) -> Iterator[bytes]:

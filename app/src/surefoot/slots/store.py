@@ -251,8 +251,8 @@ class Store:
     def take(self, manifest: Manifest, manifest_bytes: bytes, variant_id: str, files: dict[str, Path]) -> Slot:
         """As :meth:`fill` without a copy: the files become the slot's own, and are gone from where they lay.
 
-        For files on this file system that were checked as they were written. Where this is cut off, they may be gone
-        from both places.
+        For files on this file system that were checked as they were written; below another mount of it they are copied.
+        Where this is cut off, they may be gone from both places.
 
         Raises:
             DeviceUnable: as :meth:`fill`.
