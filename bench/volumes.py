@@ -25,13 +25,14 @@ def prepare() -> bool:
 
 
 @contextmanager
-def ext4(folder: Path, size_bytes: int, fsync_s: float = 0.0) -> Iterator[Path]:
+def ext4(folder: Path, size_bytes: int, fsync_s: float = 0.0, bytes_s: float = 0.0) -> Iterator[Path]:
     """A new ext4, mounted with its defaults, whose disk is a file in ``folder``.
 
     Args:
         folder: where.
         size_bytes: of the disk; the file is sparse.
-        fsync_s: how long each fsync of the disk takes longer.
+        fsync_s: how long each fsync of the disk takes longer; 0: the disk is a plain file.
+        bytes_s: how fast such a slow one reads and writes at most; 0: as fast as it can.
     """
     image, slow, at = folder / "disk.img", folder / "slow", folder / "disk"
     with image.open("wb") as stream:
@@ -41,7 +42,7 @@ def ext4(folder: Path, size_bytes: int, fsync_s: float = 0.0) -> Iterator[Path]:
     with ExitStack() as stack:
         if fsync_s:
             slow.touch()
-            stack.enter_context(_slow(image, slow, fsync_s))
+            stack.enter_context(_slow(image, slow, fsync_s, bytes_s))
         loop = kernel.Loop(slow if fsync_s else image)
         stack.callback(loop.close)
         kernel.mount(loop.path, at, "ext4")
@@ -50,8 +51,8 @@ def ext4(folder: Path, size_bytes: int, fsync_s: float = 0.0) -> Iterator[Path]:
 
 
 @contextmanager
-def _slow(image: Path, file: Path, fsync_s: float) -> Iterator[None]:
-    command = [sys.executable, "-m", "bench.slow_disk", str(image), str(file), str(fsync_s)]
+def _slow(image: Path, file: Path, fsync_s: float, bytes_s: float) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.slow_disk", str(image), str(file), str(fsync_s), str(bytes_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=disks.ROOT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", "the slow disk did not start"

@@ -1,8 +1,13 @@
-"""A disk whose every flush takes a tenth of a second: updates take long, and nothing else does."""
+"""A disk 50 times slower at reads and writes than a card, whose every flush takes a tenth of a second.
+
+Updates take long, and nothing else does.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +22,9 @@ from tests.conftest import Device, Repository
 from tests.crash import disks, kernel
 
 FSYNC_S = 0.1
+CARD_BYTES_S = 50e6  # what an SD card of class A2 moves, give or take
+SLOWER = 50
+PROBE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -47,15 +55,34 @@ def asking(url: str) -> Iterator[Counter[str]]:
         thread.join()
 
 
+def write_s(folder: Path) -> float:
+    """How long it takes to write a MiB, durably."""
+    began = time.monotonic()
+    with (folder / "probe").open("wb") as stream:
+        stream.write(os.urandom(PROBE_BYTES))
+        stream.flush()
+        os.fsync(stream.fileno())
+    (folder / "probe").unlink()
+    return time.monotonic() - began
+
+
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "bytes_s",
+    [
+        pytest.param(CARD_BYTES_S / SLOWER, id="everything"),
+        pytest.param(0.0, id="flushes alone", marks=pytest.mark.full),
+    ],
+)
 def test_an_update_and_a_rollback_on_a_slow_disk_fail_no_request(
-    signed_repository: Repository, tmp_path: Path, needs: Callable[[bool, str], None]
+    bytes_s: float, signed_repository: Repository, tmp_path: Path, needs: Callable[[bool, str], None]
 ) -> None:
     needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
 
     def run() -> None:
-        with volumes.ext4(tmp_path, 256 << 20, FSYNC_S) as disk:
+        with volumes.ext4(tmp_path, 256 << 20, FSYNC_S, bytes_s) as disk:
             assert volumes.fsync_ms(disk) >= FSYNC_S * 1e3
+            assert not bytes_s or write_s(disk) >= PROBE_BYTES / bytes_s
             slow = Device(disk / "device")
             slow.serve()
             try:
