@@ -6,6 +6,7 @@ the next update works.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from plugins.module_utils.app_store import Apps
+from surefoot.cli.main import main
 from surefoot.durable import Disk, hash_file, unable
 from surefoot.errors import UntrustedRelease
 from surefoot.slots.content import fault
@@ -148,6 +150,42 @@ def test_mutant_that_writes_in_place_is_caught(
             sweep(subject, small, HAZARDS[hazard](small))
 
     kernel.privately(inside)
+
+
+COMMANDS = {"rollback": (), "reject": ("--reason", "bad"), "activate": ()}  # and what each needs beside the model
+
+
+@of_both
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_leaves_with_the_status_of_a_device_that_cannot(
+    command: str,
+    hazard: str,
+    device: Callable[..., Path],
+    needs: Callable[[bool, str], None],
+    scratch: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
+    prepared = device("1.0.0", "2.0.0")
+
+    def run() -> None:
+        with small_disk(scratch) as small:
+            folder = small.at / "device"
+            shutil.copytree(prepared, folder)
+            config = scratch / "surefoot.toml"
+            config.write_text(f'data_dir = "{folder}"\nrun_dir = "{scratch}/run"\n')
+            befallen = HAZARDS[hazard](small)
+            befallen.befall()
+            line = ["--config", str(config), "model", command, kit.NAME, *COMMANDS[command], "--json"]
+            status = main(line)
+            error = json.loads(capsys.readouterr().out)
+            assert (status, error["error"]) == (4, "DeviceUnable"), error
+            assert any(each in error["found"] for each in befallen.refuses) and error["hint"], error
+            befallen.end()
+            main(line)
+            assert kit.serving(open_plain(folder, FastDisk())) == "1.0.0", capsys.readouterr().out
+
+    kernel.privately(run)
 
 
 # -- an inbox below another mount of the same file system --------------------------------------------------------------
