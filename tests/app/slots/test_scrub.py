@@ -164,6 +164,45 @@ def test_rot_below_the_kernels_memory_is_seen(tmp_path: Path, needs: Callable[[b
     kernel.privately(run)
 
 
+def test_what_is_wrong_in_memory_alone_is_whole_for_whoever_reads_it_next(
+    tmp_path: Path, needs: Callable[[bool, str], None]
+) -> None:
+    """A bit flips on its way into memory: a worker would read it from there, and refuse a release that is whole."""
+    needs(disks.possible(), "root, /dev/fuse and loop devices on Linux, for a disk of our own")
+
+    def run() -> None:
+        disk = disks.Disk(tmp_path, 0)
+        disk.set(disks.blank(tmp_path / "blank.img"))
+        with disk.mounted() as at:
+            store = kit.open_store(at / "device")
+            kit.deploy(store, kit.make_release(tmp_path, "1.0.0"))
+            before, model = store.read(), store.slot_path("a") / "model.onnx"
+            data, image = model.read_bytes(), tmp_path / "disk-0.img"
+            synced(model)
+            place = image.read_bytes().index(data)
+            with image.open("r+b") as stream:
+                stream.seek(place)
+                stream.write(b"?")
+                stream.flush()
+                forgotten(model)
+                assert model.read_bytes() == b"?" + data[1:]
+                stream.seek(place)
+                stream.write(data[:1])
+            assert model.read_bytes() == b"?" + data[1:], "it is right on the disk alone"
+            assert store.recover().actions == [] and store.read() == before
+            assert model.read_bytes() == data, "a worker would refuse it, at each try"
+        disk.close()
+
+    kernel.privately(run)
+
+
+def forgotten(path: Path) -> None:
+    """The kernel drops what it has in memory of a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
 def during_the_pause(do: Callable[[], object]) -> Callable[[float], object]:
     """A pause in which somebody else is at work."""
 

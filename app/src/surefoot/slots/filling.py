@@ -16,7 +16,7 @@ from surefoot.slots import table
 from surefoot.slots.archive import Entry
 from surefoot.slots.content import Record, copy_release, fault, move_release, read_record, wanted, write_record
 from surefoot.slots.journal import Journal
-from surefoot.slots.scrub import hash_from_disk
+from surefoot.slots.scrub import fault_on_disk
 from surefoot.slots.state import ReleaseRef, Slot, State
 
 SLOT_LOCK_WAIT_S = 35.0  # a little longer than a worker may take to drain
@@ -127,7 +127,7 @@ class Filler:
             state = self._journal.commit(state, table.apply(state, change), change)
         here = self._layout.slot(slot)
         # What is damaged is worth no place in the archive; a disk that fails once has damaged nothing.
-        if fault(here, now.release) is None or fault(here, now.release, hash_from_disk) is None:
+        if fault(here, now.release) is None or fault_on_disk(here, now.release) is None:
             with self._slot_alone(slot):
                 known = read_record(self._layout.slot_record(slot))
                 record = Record(now.release, True, known.order if known else 0, state.floor)

@@ -16,7 +16,7 @@ from surefoot.slots.filling import Filler
 from surefoot.slots.journal import Journal
 from surefoot.slots.operation import Operation
 from surefoot.slots.plan import Content, Facts, Step, recover
-from surefoot.slots.scrub import Rotten, hash_from_disk
+from surefoot.slots.scrub import Rotten, fault_on_disk
 from surefoot.slots.sealed import NewerFormat
 from surefoot.slots.state import SLOTS, ReleaseRef, Slot, State
 
@@ -203,4 +203,4 @@ class Recoverer:
 
 def _rotten(directory: Path, release: ReleaseRef) -> bool:
     """Whether it is not what was installed, seen twice, the second time on the disk itself: a disk may fail once."""
-    return fault(directory, release) is not None and fault(directory, release, hash_from_disk) is not None
+    return fault(directory, release) is not None and fault_on_disk(directory, release) is not None

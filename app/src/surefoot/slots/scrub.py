@@ -65,7 +65,7 @@ def rotten(journal: Journal, state: State, pause: Pause) -> list[Rotten]:
     found = []
     for where, path, release in _places(journal, state):
         identity = _identity(path)
-        wrong = twice(partial(_wrong, path, release), pause) if identity else None
+        wrong = twice(partial(fault_on_disk, path, release), pause) if identity else None
         if wrong:
             found.append(Rotten(where, path, release, identity))
     return found
@@ -79,9 +79,16 @@ def twice(look: Callable[[], T], pause: Pause) -> T:
     return look()
 
 
-def _wrong(directory: Path, release: ReleaseRef) -> str | None:
+def fault_on_disk(directory: Path, release: ReleaseRef) -> str | None:
+    """As ``content.fault``, by what the disk itself holds.
+
+    What the kernel has in memory is forgotten: whoever reads next, as a worker does, would meet a bit that flipped on
+    its way there again and again.
+    """
     with contextlib.suppress(OSError):
-        os.close(_open_past_the_cache(directory / FILE_NAME, 0))
+        for path in directory.iterdir():
+            if path.is_file():
+                os.close(_open_past_the_cache(path, 0))
     return fault(directory, release, hash_from_disk)
 
 
