@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
@@ -31,6 +32,7 @@ from surefoot.serving.messages import (
 )
 from surefoot.watch.agreement import judge
 
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 WARM_RUNS = 3  # the first calls after a load are slower by far: arenas, lazy kernels, page faults
 MOST_KEPT_INPUTS = 16  # of the golden cases, for timing
 Payload = list[memoryview]
@@ -132,6 +134,7 @@ class LoadedModel:
 
         Raises:
             UntrustedRelease: the golden file is not the one the manifest names.
+        DeviceUnable: it cannot be read.
         """
         file = self._release.golden.file
         verify(self._directory, file)
@@ -201,13 +204,13 @@ def open_model(load: Load) -> LoadedModel:
     Raises:
         UntrustedRelease: the files are not those of the release, or the model is not what its manifest says.
         ModelRefused: the runtime cannot load the file.
-        DeviceUnable: the runtime or its accelerator is not here.
+        DeviceUnable: the runtime or its accelerator is not here, or a file cannot be read.
     """
     directory = Path(load.directory)
     try:
         data = read_bounded(directory / manifest.FILE_NAME, manifest.MOST_MANIFEST_BYTES)
     except OSError as error:
-        raise UntrustedRelease(f"{directory} holds no release", found=str(error)) from error
+        raise unreadable(directory / manifest.FILE_NAME, error) from error
     if manifest.digest(data) != load.digest:
         raise UntrustedRelease(
             "the slot does not hold the release that was recorded",
@@ -230,12 +233,13 @@ def verify(directory: Path, file: File) -> None:
 
     Raises:
         UntrustedRelease: it is missing or another.
+        DeviceUnable: it cannot be read.
     """
     path = directory / file.name
     try:
         sha256, length = hash_file(path)
     except OSError as error:
-        raise UntrustedRelease(f"{path} cannot be read", found=str(error.strerror)) from error
+        raise unreadable(path, error) from error
     if (sha256, length) != (file.sha256, file.length_bytes):
         raise UntrustedRelease(
             f"{file.name} is not the file that its manifest names",
@@ -243,6 +247,16 @@ def verify(directory: Path, file: File) -> None:
             expected=f"{file.sha256[:12]}, {file.length_bytes} bytes",
             hint="the file was changed or the disk is failing: install the release again",
         )
+
+
+def unreadable(path: Path, error: OSError) -> SurefootError:
+    """What is missing is evidence against a release. What cannot be read now is none: a disk may fail once."""
+    kind = UntrustedRelease if error.errno in MISSING else DeviceUnable
+    return kind(
+        f"{path} cannot be read",
+        found=str(error.strerror),
+        hint="surefoot model verify says what the disk holds",
+    )
 
 
 def agree(kind: str, declared: Sequence[Tensor], real: Sequence[Tensor]) -> None:
