@@ -366,12 +366,17 @@ def text(path: Path) -> str:
         return ""
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(folder: str, most: str, instead: str, unit: str) -> None:
     """The device's own program. Whatever happens, an app is started: nobody is there to read an error."""
     apps, link = Apps(Path(folder)), Path(instead)
     app, said = apps.choose(most)
     if said:
-        print(said, flush=True)
+        _say(said)
     try:
         if app is None or app == apps.current:
             link.unlink(missing_ok=True)
@@ -379,10 +384,10 @@ def main(folder: str, most: str, instead: str, unit: str) -> None:
             apps.link(link, apps.folder / app)
         placed = apps.place(app)
     except (OSError, ValueError) as error:
-        print(f"{app} is started without all that it needs: {error}", flush=True)
+        _say(f"{app} is started without all that it needs: {error}")
         return
     if placed:  # systemd ends this start, and makes another one by the unit that is there now
-        print(f"{', '.join(map(str, placed))}: made what {app} needs", flush=True)
+        _say(f"{', '.join(map(str, placed))}: made what {app} needs")
         for command in (["daemon-reload"], ["--no-block", "restart", unit]):
             subprocess.run(["/usr/bin/systemctl", *command], check=False, stdin=subprocess.DEVNULL)
 

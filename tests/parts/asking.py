@@ -54,7 +54,7 @@ def forwarded(host: Host, port: int = PORT) -> Iterator[str]:
                 time.sleep(0.1)
         yield address
     finally:
-        ssh.terminate()
+        ssh.kill()  # it has been seen to sit out a SIGTERM for five minutes after connections were refused
         ssh.wait()
 
 
