@@ -21,7 +21,7 @@ Releases = dict[str, kit.Release]
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
     folder = tmp_path_factory.mktemp("releases")
-    return {version: kit.make_release(folder, version) for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0", "8.0.0", "9.0.0")}
+    return {f"{major}.0.0": kit.make_release(folder, f"{major}.0.0") for major in (1, 2, 3, 4, 8, 9)}
 
 
 @pytest.fixture

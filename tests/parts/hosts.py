@@ -41,7 +41,7 @@ class Host:
     known_hosts: str
 
     @property
-    def variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str | int]:
         """For an inventory."""
         return {
             "ansible_host": self.address,

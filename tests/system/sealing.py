@@ -61,6 +61,7 @@ class Device:
             "inference_app_trial_min_inferences": 1,
             # Emulated: everything takes ten times as long.
             "watchdog_start_s": 600,
+            "telemetry_mode": "scrape",
         }
         hosts = {NAME: {**self.machine.host.variables, **self.variables}}
         path.write_text(json.dumps({"surefoot": {"hosts": hosts, "vars": shared}}))
@@ -134,7 +135,7 @@ def first_boot(folder: Path, **more: Any) -> Machine:
     return made
 
 
-ROLES = ["base", "data_partition", "container_engine", "watchdog", "egress_lockdown", "readonly_root"]
+ROLES = ["base", "data_partition", "container_engine", "watchdog", "telemetry", "egress_lockdown", "readonly_root"]
 
 
 @dataclass(frozen=True)
