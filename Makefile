@@ -22,7 +22,7 @@ test-full: .venv/dev.stamp ## Run the tests and the long sweeps that CI leaves o
 	SUREFOOT_FULL=1 SUREFOOT_CYCLES=$${SUREFOOT_CYCLES:-100000} \
 	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vm" $(TESTS)
 test-vm: .venv/dev.stamp ## Boot, seal and abuse a virtual device (root on Debian; hours): TESTS=tests/system/test_sealed_root.py for a part
-	$(BIN)/python -m pytest -s -m vm $(or $(TESTS),tests/system)
+	SUREFOOT_VM=1 $(BIN)/python -m pytest -s -m vm $(or $(TESTS),tests/system)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here
 	.ci/pythons
 check: .venv/dev.stamp ## Check style, types, layers, playbooks and scripts; edits nothing

@@ -1,7 +1,7 @@
 """A device that boots: a virtual machine from its own boot loader, reached by SSH as an operator reaches one.
 
 Its processor is emulated, so that it runs anywhere: a boot takes half a minute, a task of Ansible some seconds. Two
-disks: the system's, as ``tests/parts/vm/image`` makes it, and the data's. Each start works on copies of what it is
+disks: the system's, as :func:`make_disk` makes it, and the data's. Each start works on copies of what it is
 given, so that nothing that a test does is seen by the next.
 """
 
@@ -23,7 +23,7 @@ from tests.parts.docker import ROOT
 from tests.parts.hosts import USER, Host, login_key
 
 FOLDER = ROOT / "build" / "parts" / "vm"
-SYSTEM = FOLDER / "system.img"
+TREE = FOLDER / "tree.tar"  # its system, as `image` makes it
 NAME = "cam-1"
 ADDRESS = "10.0.2.15"  # the one that QEMU's own network forwards to
 DATA_BYTES = 2 << 30
@@ -39,15 +39,23 @@ def possible() -> bool:
 
 
 def prepare() -> None:
-    """Have QEMU, and the disk of a machine that nobody has booted yet (about two minutes, once)."""
+    """Have QEMU, and the system of a machine that nobody has booted yet (about two minutes, once)."""
     if not all(shutil.which(each) for each in ("qemu-system-x86_64", "qemu-img", "mkfs.vfat", "mcopy")):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for line in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
             subprocess.run(["apt-get", *line], check=True, capture_output=True, env=environment, timeout=600)
-    made = subprocess.run(
-        [ROOT / "tests" / "parts" / "vm" / "image", FOLDER], capture_output=True, text=True, check=False, timeout=900
-    )
-    assert made.returncode == 0, f"the disk of the tests' machine was not built:\n{made.stdout}\n{made.stderr}"
+    _script("image", FOLDER)
+
+
+def make_disk(tree: Path, disk: Path) -> None:
+    """Make the disk that a machine boots from, of a tree in a tar."""
+    _script("disk", tree, disk)
+
+
+def _script(name: str, *arguments: Path) -> None:
+    line = [ROOT / "tests" / "parts" / "vm" / name, *arguments]
+    made = subprocess.run(line, capture_output=True, text=True, check=False, timeout=900)
+    assert made.returncode == 0, f"the tests' machine was not built, in {name}:\n{made.stdout}\n{made.stderr}"
 
 
 class Control:
@@ -92,7 +100,7 @@ class Machine:
     """
 
     folder: Path
-    system: Path = SYSTEM
+    system: Path
     data: Path | None = None
     seed: Path | None = None
     record: bool = False

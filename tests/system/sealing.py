@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.parts import artifacts, machine
-from tests.parts.hosts import USER, login_key
+from tests.parts.hosts import USER, Host, login_key
 from tests.parts.machine import ADDRESS, NAME, Machine
 from tests.roles.controller import Controller, Played
 from tests.roles.fleet import MODEL
@@ -33,15 +33,35 @@ SERVES = (
 PLAY_TIMEOUT_S = 2400.0
 
 
+class Reached(Protocol):
+    """What is played upon: a machine, or a container that will be one."""
+
+    @property
+    def host(self) -> Host:
+        """How to log in."""
+
+    def run(self, script: str, *, check: bool = True, timeout_s: float = 120) -> str:
+        """A script of its shell, as its root. Returns what it printed."""
+
+    def tail(self) -> str:
+        """The end of what it said."""
+
+
 @dataclass
 class Device:
     """A machine and the operator's side of it. ``told``: what took how long, in s."""
 
-    machine: Machine
+    at: Reached
     controller: Controller
     roles: list[str]
     variables: dict[str, Any] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that it is."""
+        assert isinstance(self.at, Machine)
+        return self.at
 
     @property
     def inventory(self) -> Path:
@@ -63,7 +83,7 @@ class Device:
             "watchdog_start_s": 600,
             "telemetry_mode": "scrape",
         }
-        hosts = {NAME: {**self.machine.host.variables, **self.variables}}
+        hosts = {NAME: {**self.at.host.variables, **self.variables}}
         path.write_text(json.dumps({"surefoot": {"hosts": hosts, "vars": shared}}))
         return path
 
@@ -77,13 +97,13 @@ class Device:
     def good(self, playbook: str, *arguments: str, **more: Any) -> Played:
         """The same, and it has to succeed."""
         played = self.play(playbook, *arguments, **more)
-        assert played.status == 0, f"{played.out}\n{self.machine.tail()}"
+        assert played.status == 0, f"{played.out}\n{self.at.tail()}"
         return played
 
     def bring_releases(self) -> None:
         """Put the signed repository onto the device, as from a USB stick."""
         archive = artifacts.repository("patient").with_suffix(".tar")
-        host = self.machine.host
+        host = self.at.host
         subprocess.run(
             [
                 "scp", "-q", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o",
@@ -92,11 +112,11 @@ class Device:
             ],
             check=True, timeout=300,
         )  # fmt: skip
-        self.machine.run(f"mkdir -p {RELEASES} && tar -xf /tmp/releases.tar -C {RELEASES} && rm /tmp/releases.tar")
+        self.at.run(f"mkdir -p {RELEASES} && tar -xf /tmp/releases.tar -C {RELEASES} && rm /tmp/releases.tar")
 
     def model(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> str:
         """``surefoot model …`` on the device."""
-        return self.machine.run(f"surefoot model {' '.join(arguments)}", check=check, timeout_s=timeout_s)
+        return self.at.run(f"surefoot model {' '.join(arguments)}", check=check, timeout_s=timeout_s)
 
     def install(self, version: str) -> str:
         """Install a version from the releases that were brought."""
@@ -128,7 +148,10 @@ def seed(folder: Path) -> tuple[Path, str]:
 def first_boot(folder: Path, **more: Any) -> Machine:
     """A machine after cloud-init's first boot from such a seed."""
     medium, key = seed(folder)
-    made = Machine(folder, seed=medium, **more)
+    system = machine.FOLDER / "system.img"
+    if not system.exists() or system.stat().st_mtime < machine.TREE.stat().st_mtime:
+        machine.make_disk(machine.TREE, system)
+    made = Machine(folder, system, seed=medium, **more)
     made.trust(key)
     made.start()
     made.wait("cloud-init status --wait >/dev/null", within_s=600)
