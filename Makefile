@@ -17,10 +17,10 @@ demo-down: ## Stop the demo and remove it
 
 .PHONY: test test-full test-vm test-pythons check fix
 test: .venv/dev.stamp ## Run the tests (with CI=true a missing part is a failure)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 test-full: .venv/dev.stamp ## Run the tests and the long sweeps that CI leaves out
 	SUREFOOT_FULL=1 SUREFOOT_CYCLES=$${SUREFOOT_CYCLES:-100000} \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vm" $(TESTS)
+	  $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not vm" $(TESTS)
 test-vm: .venv/dev.stamp ## Boot, seal and abuse a virtual device (root on Debian; hours): TESTS=tests/system/test_sealed_root.py for a part
 	SUREFOOT_VM=1 $(BIN)/python -m pytest -s -m vm $(or $(TESTS),tests/system)
 test-pythons: ## Run the app's tests on each of Python 3.10 to 3.13 that is here

@@ -36,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[docker.RUN] = str(os.getpid())
 
 
+# Files of few tests that take many minutes. First, so that the two workers are done at about the same time.
+LONG = ("test_pulled_plug.py", "test_molecule.py", "test_molecule_fleet.py", "test_fleet_app.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         docker.stop_if_started_here()

@@ -106,7 +106,7 @@ class Machine:
     record: bool = False
     watchdog: bool = True
     clock: str = "utc"
-    memory_mib: int = 768
+    memory_mib: int = 1024
     ram: Path | None = None
     more: Sequence[str] = ()
     host_key: str = ""

@@ -1,7 +1,8 @@
 """A sealed device without the time that emulation takes: provisioned as a container, then made into disks that boot.
 
 The playbooks are the same. What a container does not have is put right before its root becomes a disk: the units of
-udev, the network, the name of the data's disk. First boot and watchdog are not in it.
+udev, the network, the name of the data's disk. First boot and watchdog are not in it, and the Docker that was set up is
+left off: what serves here is no container, and the start of an engine would be half of each boot.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ touch /etc/cloud/cloud-init.disabled
 rm /etc/netplan/50-cloud-init.yaml
 printf '[Match]\\nName=e*\\n[Network]\\nAddress={ADDRESS}/24\\n' >/etc/systemd/network/wired.network
 systemctl enable systemd-networkd.service
+systemctl disable docker.service docker.socket containerd.service
 """
 
 
