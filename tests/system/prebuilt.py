@@ -26,22 +26,24 @@ from tests.roles.controller import Controller
 from tests.system.sealing import ROLES, SOURCES, Device, Sealed
 
 MOUNT = "/etc/systemd/system/data.mount"
-# A container's root is made a machine's.
+# A container's root is made a machine's. Its netplan is bound from the data disk already: what is below is the old one.
 UNBOX = f"""
 set -eu
 systemctl unmask systemd-udev-trigger.service systemd-udevd.service getty.target
 systemctl disable host-keys.service
 rm -r /etc/systemd/system/host-keys.service /etc/systemd/system/systemd-timesyncd.service.d/container.conf
 touch /etc/cloud/cloud-init.disabled
-rm /etc/netplan/50-cloud-init.yaml
-printf '[Match]\\nName=e*\\n[Network]\\nAddress={ADDRESS}/24\\n' >/etc/systemd/network/wired.network
+head -c 512 /dev/urandom >/var/lib/systemd/random-seed
+cat >/etc/netplan/50-cloud-init.yaml <<'END'
+network: {{version: 2, ethernets: {{wired: {{match: {{name: "e*"}}, addresses: [{ADDRESS}/24]}}}}}}
+END
 systemctl enable systemd-networkd.service
 systemctl disable docker.service docker.socket containerd.service
 """
 
 
 class Container:
-    """A device that is one yet: what a playbook's test asks of a machine."""
+    """A device that is none yet: what playing upon one takes."""
 
     def __init__(self, engine: Engine, host: Host) -> None:
         self._engine, self.host = engine, host
