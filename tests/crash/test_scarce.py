@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from surefoot.errors import DeviceUnable
 from surefoot.slots import recovery
 from surefoot.slots.content import fault
+from surefoot.slots.scrub import fault_on_disk
 from tests.app.slots import kit
 from tests.crash.cuts import FastDisk, holds_together, next_update_works
 from tests.parts import debian
@@ -231,12 +233,13 @@ def test_a_slot_that_may_not_be_read_is_not_taken_for_rotten(unreadable: Path) -
 
 
 def test_mutant_that_takes_it_for_rotten_gives_it_up(unreadable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(*arguments: object) -> str | None:
+    def careless(look: Callable[..., str | None], *arguments: object) -> str | None:
         try:
-            return fault(*arguments)
+            return look(*arguments)
         except DeviceUnable as error:
             return str(error)
 
-    monkeypatch.setattr(recovery, "fault", careless)
+    for look in (fault, fault_on_disk):
+        monkeypatch.setattr(recovery, look.__name__, partial(careless, look))
     assert as_nobody(lambda: recovered(unreadable)).startswith("a serves, written: True")
     assert kit.open_store(unreadable).read().slots["b"].status == "empty"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.place import MODEL, SAMPLES
+from images import sizes
 from tests.conftest import Device, Repository
 from tests.images.conftest import Image
 from tests.images.container import ContainerDevice
@@ -96,3 +97,6 @@ def test_the_jetson_image_has_cuda_bindings_and_no_tflite(arm64: Callable[[str],
     assert re.search(r"^cuda-bindings\t12\.", licences, re.MULTILINE)
     assert "litert" not in licences
     assert "sympy" not in licences
+    _, above = sizes.layers(arm64("jetson-jp6").archive)
+    print(f"jetson-jp6: {above / 1e6:.1f} MB above the base")
+    assert above <= 55_000_000
