@@ -26,11 +26,11 @@ def stages(text: str) -> list[Stage]:
     """The stages of a Dockerfile; a step is its instruction's first line."""
     joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
     found: list[Stage] = []
-    for line in joined.splitlines():
+    for line in map(str.strip, joined.splitlines()):  # an instruction may be indented
         if start := re.match(r"FROM\s+(--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?", line, re.IGNORECASE):
             platform, base, name = start.groups()
             found.append(Stage(name or "", base, "$BUILDPLATFORM" in (platform or ""), ()))
-        elif found and line.strip():
+        elif found and line:
             found[-1] = found[-1]._replace(steps=(*found[-1].steps, line))
     return found
 
@@ -60,6 +60,8 @@ def test_no_stage_of_the_target_runs_anything() -> None:
     [
         (("FROM base AS image\n", "FROM base AS image\nRUN true\n"), "image runs on the target"),
         (("FROM base AS image\n", "FROM base AS image\nrun \\\n  true\n"), "image runs on the target"),
+        (("FROM base AS image\n", "FROM base AS image\n  RUN true\n"), "image runs on the target"),
+        (("FROM base AS image\n", "FROM base AS image\nONBUILD RUN true\n"), "image runs on the target"),
         (("FROM --platform=$BUILDPLATFORM tools AS wheels", "FROM tools AS wheels"), "wheels runs on the target"),
         (("RUN --network=none", "RUN"), "has a network"),
         (("FROM base AS image\n", "FROM base AS image\nADD https://example.org/a.tar /\n"), "no hash"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images import pins
+from images import build, pins
 from images.base import debian
 from images.wheels.install import Refused, Target, flatten
 from tests.conftest import ROOT
@@ -100,6 +100,47 @@ def test_a_release_refuses_a_base_that_is_not_pinned(builder: Builder) -> None:
     assert done.returncode == 1
     assert "base not pinned: jetson-jp6 takes" in done.stderr
     assert "what to do: make pin-bases" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("", "EDGETPU_URL is given without EDGETPU_SHA256"),
+        ("0" * 63, "a download without a hash is not taken"),
+        ("0" * 64, "is not the file that EDGETPU_SHA256 names"),
+    ],
+)
+def test_an_edge_tpu_library_that_is_not_the_file_of_its_hash_is_refused(
+    named: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "BUILD", tmp_path / "build")
+    deb = tmp_path / "libedgetpu.deb"
+    deb.write_bytes(b"a double")
+    monkeypatch.setenv("EDGETPU_URL", deb.as_uri())
+    monkeypatch.setenv("EDGETPU_SHA256", named)
+    for _ in range(2):  # and what was refused is not there the next time
+        with pytest.raises(debian.Problem, match=said):
+            build.edgetpu()
+    assert list((tmp_path / "build" / "edgetpu").iterdir()) == []
+    monkeypatch.setenv("EDGETPU_SHA256", debian.digest(deb))
+    build.edgetpu()
+    assert (tmp_path / "build" / "edgetpu" / "libedgetpu.deb").read_bytes() == b"a double"
+
+
+@pytest.mark.parametrize(("kit", "python", "glibc", "cuda"), [("jp6", "3.10", "2.35", 12), ("jp7", "3.12", "2.39", 13)])
+def test_a_lock_of_jetsons_is_pinned_and_hashed_for_its_own_python(
+    kit: str, python: str, glibc: str, cuda: int
+) -> None:
+    """That each has a wheel with such tags is asked with a network: `python -m images.build --wheels-only`."""
+    versions = (ROOT / "images" / "versions.hcl").read_text()
+    for name, value in (("PYTHON", python), ("GLIBC", glibc)):
+        assert f'variable "{kit.upper()}_{name}" {{ default = "{value}" }}' in versions
+    lock = (ROOT / "images" / "jetson" / f"{kit}.lock").read_text()
+    flat = flatten(lock, Target("arm64", python, glibc))
+    names = {line.partition("==")[0] for line in flat.splitlines()}
+    assert {"numpy", "onnxruntime", "tuf", "uvloop"} <= names
+    assert f"cuda-bindings=={cuda}." in flat
+    assert "ai-edge-litert" not in names
 
 
 def test_pinning_writes_every_digest_that_the_registry_gives_and_nothing_else() -> None:
