@@ -1,6 +1,7 @@
 """`make bench-images`: how long an arm64 image takes, and a change of the app alone, against their bars.
 
-From a clean build cache, with wheels and .debs already downloaded. The change is a comment in one module, undone after.
+From a clean build cache (the engine's is emptied, all of it), with wheels and .debs already downloaded. The change is a
+comment in one module, undone after.
 """
 
 from __future__ import annotations
