@@ -25,9 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from packaging.requirements import Requirement
+
 from images.base import assemble
 from images.base.debian import LOCK, Problem, digest, fetch, read_lock
 from images.sbom import write_beside
+from images.wheels import install
 from surefoot import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,6 +199,34 @@ def wheelhouse(buildx: Buildx, target: dict[str, Any]) -> Path:
     return folder
 
 
+def _python_of(target: dict[str, Any]) -> install.Target:
+    args, architecture = target["args"], target["platforms"][0].removeprefix("linux/")
+    return install.Target(architecture, args["PYTHON_VERSION"], args["GLIBC"])
+
+
+def need_lock(lock: Path, target: install.Target, app: Path = ROOT / "app" / "pyproject.toml") -> None:
+    """The lock has what the app asks for, and of each runtime that it has a version that the app takes."""
+    try:
+        lines = install.flatten(lock.read_text(), target).split("\n")
+    except install.Refused as refusal:
+        raise Problem(str(refusal)) from refusal
+    pinned = dict(line.partition(" ")[0].split("==") for line in lines if line)
+    project: dict[str, Any] = msgspec.toml.decode(app.read_bytes())["project"]
+    runtimes = {line for extra in project["optional-dependencies"].values() for line in extra}
+    for line in [*project["dependencies"], *sorted(runtimes)]:
+        asked = Requirement(line)
+        if asked.marker is not None and not asked.marker.evaluate(target.markers):
+            continue
+        found = pinned.get(asked.name)
+        if found is None and line in runtimes:
+            continue
+        if found is None or not asked.specifier.contains(found, prereleases=True):
+            raise Problem(
+                f"lock out of date: the app asks for {line}, and {os.path.relpath(lock, ROOT)} has {found or 'none'}"
+                f" for {target.name}\n  what to do: make lock"
+            )
+
+
 def need_bases(name: str, target: dict[str, Any]) -> None:
     """A vendor's base is pinned by digest in a release, and of the target's architecture always."""
     if not target["args"]["PYTHON_VERSION"]:
@@ -242,6 +274,7 @@ def wheels(names: list[str]) -> None:
         bases()
         buildx = Buildx(Path(scratch))
         for name, target in buildx.targets(names).items():
+            need_lock(ROOT / target["args"]["LOCK"], _python_of(target))
             folder = wheelhouse(buildx, target)
             files = list(folder.glob("*.whl"))
             size = sum(file.stat().st_size for file in files)
@@ -280,6 +313,7 @@ def build(names: list[str], into: Path = DIST, *options: str) -> list[Path]:
         targets = buildx.targets(names)
         for name, target in targets.items():
             need_bases(name, target)
+            need_lock(ROOT / target["args"]["LOCK"], _python_of(target))
         held.enter_context(alone())
         bases()
         app()

@@ -66,6 +66,39 @@ def test_a_list_of_packages_that_changed_after_its_lock_is_refused(tmp_path: Pat
         debian.read_lock(lock)
 
 
+@pytest.mark.parametrize(
+    ("lock", "target"),
+    [
+        ("requirements/device.lock", Target("amd64", "3.11", "2.36")),
+        ("requirements/device.lock", PI),
+        ("images/generic/openvino.lock", Target("amd64", "3.11", "2.36")),
+        ("images/jetson/jp6.lock", Target("arm64", "3.10", "2.35")),
+        ("images/jetson/jp7.lock", Target("arm64", "3.12", "2.39")),
+    ],
+)
+def test_a_lock_that_the_app_has_outgrown_is_refused(lock: str, target: Target, tmp_path: Path) -> None:
+    build.need_lock(ROOT / lock, target)
+    text = (ROOT / "app" / "pyproject.toml").read_text()
+    app = tmp_path / "pyproject.toml"
+    for before, after, said in (
+        ('"click>=8.1"', '"click>=99"', "the app asks for click>=99, and"),
+        ('"click>=8.1"', '"click>=8.1", "added>=1"', f"the app asks for added>=1, and {lock} has none"),
+    ):
+        assert before in text
+        app.write_text(text.replace(before, after))
+        with pytest.raises(debian.Problem, match=f"lock out of date: {said}(.|\\n)*what to do: make lock"):
+            build.need_lock(ROOT / lock, target, app)
+
+
+def test_a_lock_with_a_runtime_that_the_app_no_longer_takes_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "app" / "pyproject.toml").read_text()
+    app = tmp_path / "pyproject.toml"
+    app.write_text(text.replace('"ai-edge-litert>=2.0"', '"ai-edge-litert>=99"'))
+    with pytest.raises(debian.Problem, match="the app asks for ai-edge-litert>=99"):
+        build.need_lock(ROOT / "requirements" / "device.lock", PI, app)
+    build.need_lock(ROOT / "images" / "jetson" / "jp6.lock", Target("arm64", "3.10", "2.35"), app)  # it has none
+
+
 def test_a_package_that_the_mirror_no_longer_has_says_that_the_lock_is_out_of_date(
     tmp_path: Path, needs: Callable[[bool, str], None]
 ) -> None:
