@@ -222,7 +222,7 @@ def test_from_start_to_idling_nobody_is_looked_up_or_called(
         before = calls.stat().st_size
         device.engine.docker("exec", device.id, "python3", "-c", lookup, check=False)
     seen = calls.read_text(errors="replace")
-    started = re.search(r'^(\d+) execve\("/opt/surefoot/bin/tini".*', seen[:before], re.MULTILINE)
+    started = re.search(r'^(\d+) +execve\("/opt/surefoot/bin/tini".*', seen[:before], re.MULTILINE)
     assert started, "the start was not seen"
     quiet, mutant = calls_of(started[1], seen[started.start() : before]), seen[before:].splitlines()
     assert any("bind(" in call and 'inet_addr("127.0.0.1")' in call for call in quiet), "the server was not seen"
