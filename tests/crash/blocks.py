@@ -60,12 +60,17 @@ def read_log(log: bytes) -> list[Entry]:
         place += HEAD.size + length
         if kind == FLUSH:
             entries.append(Entry(place))
-        while data:
-            number, at = divmod(offset, BLOCK_BYTES)
-            part = data[: BLOCK_BYTES - at]
-            entries.append(Entry(place, number, at, part))
-            data, offset = data[len(part) :], offset + len(part)
+        entries += in_blocks(place, offset, data)
     return entries
+
+
+def in_blocks(place: int, offset: int, data: bytes) -> Iterator[Entry]:
+    """A write at an offset of the disk, a block at a time: so it arrives. ``place``: the end of its record."""
+    while data:
+        number, at = divmod(offset, BLOCK_BYTES)
+        part = data[: BLOCK_BYTES - at]
+        yield Entry(place, number, at, part)
+        data, offset = data[len(part) :], offset + len(part)
 
 
 class Cutter:

@@ -7,7 +7,6 @@ left off: what serves here is no container, and the start of an engine would be 
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import tempfile
@@ -18,12 +17,12 @@ from pathlib import Path
 
 import jinja2
 
-from tests.parts import artifacts, hosts, machine
+from tests.parts import hosts, machine
 from tests.parts.docker import ROOT, Engine
 from tests.parts.hosts import PREFIX, Host
 from tests.parts.machine import ADDRESS, DATA_BYTES, NAME
 from tests.roles.controller import Controller
-from tests.system.sealing import ROLES, SOURCES, Device, Sealed
+from tests.system.sealing import ROLES, SOURCES, Device, Sealed, made_once
 
 MOUNT = "/etc/systemd/system/data.mount"
 # A container's root is made a machine's. Its netplan is bound from the data disk already: what is below is the old one.
@@ -60,19 +59,8 @@ class Container:
 
 def prebuilt(engine: Engine, tell: Callable[[str], None] = print) -> Sealed:
     """Disks of a sealed device that serves 1.0.0, made once for a state of the sources (some minutes). No memory."""
-    machine.prepare()
-    folder = machine.FOLDER / f"prebuilt-{artifacts.digest((*SOURCES, 'tests/system/prebuilt.py'))}"
-    with (machine.FOLDER / "prebuilt.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not folder.exists():
-            for stale in machine.FOLDER.glob("prebuilt-*"):
-                shutil.rmtree(stale)
-            part = machine.FOLDER / "prebuilt-part"
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            _build(part, engine, tell)
-            part.rename(folder)
-    return Sealed(folder)
+    sources = (*SOURCES, "tests/parts/host", "tests/system/prebuilt.py")
+    return made_once("prebuilt", sources, lambda part: _build(part, engine, tell))
 
 
 def _build(folder: Path, engine: Engine, tell: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -190,16 +190,21 @@ class Sealed:
 
 def sealed(tell: Callable[[str], None] = print) -> Sealed:
     """Such a device, made once for a state of the sources: that takes a quarter of an hour and more."""
+    return made_once("sealed", SOURCES, lambda part: _seal(part, tell))
+
+
+def made_once(kind: str, sources: Sequence[str], make: Callable[[Path], None]) -> Sealed:
+    """What ``make`` puts into a folder that is there, once for a state of the sources."""
     machine.prepare()
-    folder = machine.FOLDER / f"sealed-{artifacts.digest(SOURCES)}"
-    with (machine.FOLDER / "sealed.lock").open("w") as held:
+    folder = machine.FOLDER / f"{kind}-{artifacts.digest(sources)}"
+    with (machine.FOLDER / f"{kind}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not folder.exists():
-            for stale in machine.FOLDER.glob("sealed-*"):
+            for stale in machine.FOLDER.glob(f"{kind}-*"):
                 shutil.rmtree(stale)
-            part = machine.FOLDER / "sealed-part"
-            shutil.rmtree(part, ignore_errors=True)
-            _seal(part, tell)
+            part = machine.FOLDER / f"{kind}-part"
+            part.mkdir()
+            make(part)
             part.rename(folder)
     return Sealed(folder)
 

@@ -160,6 +160,24 @@ def test_the_disks_that_a_cut_may_leave_hold_a_model_that_serves(
     assert judged >= replayed
 
 
+def test_a_disk_whose_model_rotted_is_not_taken_for_whole(stretch: Stretch, tmp_path: Path) -> None:
+    image = list(stretch.cuts.images(1))[-1]
+    _, may_serve = stretch.step(image)
+    disk = stretch.cuts.make(image, tmp_path / "rotten.img")
+
+    def judge() -> str | None:
+        with mounted(disk, tmp_path / "at") as at:
+            models = at / "surefoot" / "models"
+            state = Store(models, MODEL, disk=Disk(), boot="another").read()
+            for model in Store(models, MODEL, disk=Disk(), boot="another").slot_path(state.active).glob("*.onnx"):
+                data = bytearray(model.read_bytes())
+                data[len(data) // 2] ^= 1
+                model.write_bytes(data)
+            return _what_serves(models)
+
+    assert kernel.privately(judge) not in may_serve
+
+
 def _judged(most: int, stretch: Stretch, folder: Path) -> Iterator[int]:
     disk = None
     chosen = _spread(list(stretch.cuts.images(most)), stretch, random.Random(SEED))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.crash.blocks import BLOCK_BYTES, ZEROS, Blocks, Cutter, Entry, Image
+from tests.crash.blocks import BLOCK_BYTES, ZEROS, Blocks, Cutter, Entry, Image, in_blocks
 
 SUPER = struct.Struct("<QQQI")  # magic, version, entries, bytes of a sector
 MAGIC, VERSION = 0x6A736677736872, 1
@@ -50,12 +50,7 @@ def recorded(log: Path) -> list[Entry]:
             stream.seek(place)
             data = stream.read(count * sector)
             place += len(data)
-            offset = start * sector
-            while data:
-                number, at = divmod(offset, BLOCK_BYTES)
-                part = data[: BLOCK_BYTES - at]
-                entries.append(Entry(place, number, at, part))
-                data, offset = data[len(part) :], offset + len(part)
+            entries += in_blocks(place, start * sector, data)
     return entries
 
 

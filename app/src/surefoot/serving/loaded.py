@@ -134,7 +134,7 @@ class LoadedModel:
 
         Raises:
             UntrustedRelease: the golden file is not the one the manifest names.
-        DeviceUnable: it cannot be read.
+            DeviceUnable: it cannot be read.
         """
         file = self._release.golden.file
         verify(self._directory, file)
